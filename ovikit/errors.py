@@ -1,0 +1,16 @@
+"""The error that a user can cause and mend: one clear message, no traceback."""
+
+from __future__ import annotations
+
+
+class UserError(Exception):
+    """What is wrong, where, and what to do about it."""
+
+    def __init__(self, what: str, where: str | None = None, hint: str | None = None) -> None:
+        self.what, self.where, self.hint = what, where, hint
+        super().__init__(self.render())
+
+    def render(self) -> str:
+        """``where: what`` and, on a line of its own, the hint."""
+        head = f"{self.where}: {self.what}" if self.where else self.what
+        return f"{head}\n  {self.hint}" if self.hint else head

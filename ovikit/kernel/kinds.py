@@ -1,0 +1,51 @@
+"""The kinds of component: the hook that registers each, and the keywords that its ``build`` is given.
+
+Every ``build`` is called as ``build(config, **keywords)`` with exactly these keywords. ``AV`` is
+``ovikit.types.AV``; protocols named here are in ``ovikit/networks/protocols.py``, ``ovikit/numerics/protocols.py``
+and ``ovikit/evaluation/protocols.py``.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class Kind:
+    """A kind of component. ``plural`` completes the hook's name, ``keywords`` are what build receives."""
+
+    name: str
+    plural: str
+    keywords: tuple[str, ...]
+    builds: str
+
+    @property
+    def hook(self) -> str:
+        return f"ovikit_register_{self.plural}"
+
+
+KINDS: dict[str, Kind] = {
+    kind.name: kind
+    for kind in (
+        # modality "video" | "audio"; channels: of the codec's latents; text_width: of the conditioner
+        Kind("backbone", "backbones", ("modality", "channels", "text_width"), "a Backbone (nn.Module)"),
+        # depth int; width AV[int]; heads AV[int]; attend callable
+        Kind("fusion", "fusions", ("depth", "width", "heads", "attend"), "a sequence of depth FusionLayers (nn.Module) or None"),
+        Kind("positions", "positions", (), "a Positions"),
+        # clip ClipSpec
+        Kind("codec", "codecs", ("clip",), "a Codec"),
+        Kind("conditioner", "conditioners", (), "a Conditioner"),
+        Kind("attention", "attentions", (), "an Attend callable"),
+        Kind("schedule", "schedules", (), "a Schedule"),
+        Kind("solver", "solvers", (), "a Solver"),
+        Kind("guidance", "guidances", (), "a Guidance"),
+        Kind("objective", "objectives", (), "an Objective"),
+        # clip ClipSpec
+        Kind("dataset", "datasets", ("clip",), "a ClipSource"),
+        # clip ClipSpec
+        Kind("evaluator", "evaluators", ("clip",), "an Evaluator"),
+        # clip ClipSpec
+        Kind("prompt_set", "prompt_sets", ("clip",), "a sequence of PromptItems"),
+        Kind("checkpoint_format", "checkpoint_formats", (), "a CheckpointFormat"),
+    )
+}

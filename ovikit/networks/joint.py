@@ -1,0 +1,153 @@
+"""Two towers, one model: a list of pair layers between the towers' embeddings and heads.
+
+Shape legend: b batch, n tokens, w width, c channels, t y x latent steps, rows, columns.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+import torch
+from torch import Tensor, nn
+
+from ovikit.networks.protocols import Attend, Backbone, Block, Positions
+from ovikit.networks.rotary import rotation
+from ovikit.networks.stages import run_block
+from ovikit.types import AV, Context, Modality, NoiseConditioning, Perturbation, Rotation, Stream, Text, TokenGrid
+
+
+class PairLayer(nn.Module):
+    """Layer i of both towers with its share of the fusion: the unit that checkpointing, compile and FSDP wrap."""
+
+    def __init__(self, blocks: AV[nn.Module], fusion: nn.Module | None, attend: Attend) -> None:
+        super().__init__()
+        self.blocks = nn.ModuleDict(dict(blocks.items()))
+        self.fusion = fusion
+        self.attend = attend
+
+    def block(self, modality: Modality) -> Block:
+        return self.blocks[modality]  # type: ignore[return-value]  # ModuleDict forgets the type
+
+    def forward(self, streams: AV[Stream], cut_fusion: bool = False) -> AV[Stream]:
+        both = streams.video is not None and streams.audio is not None
+        if self.fusion is not None and both and not cut_fusion:
+            return self.fusion(AV.of({m: self.block(m) for m in streams.modalities}), streams)
+        return AV.of({
+            m: run_block(self.block(m), stream, self.attend) if m in self.blocks else stream
+            for m, stream in streams.items()
+        })
+
+
+class JointModel(nn.Module):
+    """The velocity field of video and audio together.
+
+    ``fusion`` holds one FusionLayer per layer (None: the towers never meet). A model of one tower is a
+    JointModel whose other tower is None, and either modality may also be left out of a call.
+    """
+
+    def __init__(
+        self, towers: AV[nn.Module], fusion: Sequence[nn.Module | None], positions: Positions, attend: Attend
+    ) -> None:
+        super().__init__()
+        depth = max(self._backbone(tower).depth for tower in towers.values())
+        if len(fusion) != depth:
+            raise ValueError(f"the towers have {depth} layers, the fusion has {len(fusion)}")
+        self.towers = nn.ModuleDict(dict(towers.items()))
+        self.layers = nn.ModuleList(
+            PairLayer(
+                AV.of({m: self.tower(m).block(i) for m in towers.modalities if i < self.tower(m).depth}),
+                fusion[i], attend,
+            )
+            for i in range(depth)
+        )
+        self.positions = positions
+        self._rotations: dict[tuple[object, ...], Rotation] = {}
+
+    @staticmethod
+    def _backbone(tower: nn.Module) -> Backbone:
+        return tower  # type: ignore[return-value]  # nn.Module is all that ModuleDict knows of it
+
+    def tower(self, modality: Modality) -> Backbone:
+        return self._backbone(self.towers[modality])
+
+    @property
+    def modalities(self) -> tuple[Modality, ...]:
+        return tuple(m for m in ("video", "audio") if m in self.towers)
+
+    def embed_text(self, text: AV[Text], cache: bool) -> AV[Context]:
+        """The text as each tower sees it. ``cache`` also keeps every layer's keys and values: for sampling,
+        where they serve all steps of a clip; not for training, where weights change between calls."""
+
+        def one(modality: Modality, value: Text) -> Context:
+            tokens = self.tower(modality).context(value)
+            blocks = [layer.block(modality) for layer in self.layers if modality in layer.blocks]  # type: ignore[union-attr, operator]
+            return Context(tokens, cached=tuple(block.context_kv(tokens) for block in blocks) if cache else ())
+
+        return AV.of({modality: one(modality, value) for modality, value in text.items()})
+
+    def rotations(self, grid: TokenGrid, like: Tensor) -> dict[str, Rotation]:
+        """The rotations of a token grid by use, computed once per grid, device and precision."""
+        tower = self.tower(grid.modality)
+        head_width = tower.width // tower.heads
+        found = {}
+        for use in ("self", "fusion"):
+            key = (grid, use, head_width, like.device, like.dtype)
+            if key not in self._rotations:
+                self._rotations[key] = rotation(self.positions.angles(grid, head_width, use), like.device, like.dtype)
+            found[use] = self._rotations[key]
+        return found
+
+    def forward(
+        self,
+        latents: AV[Tensor],
+        sigma: AV[Tensor],
+        context: AV[Context],
+        grids: AV[TokenGrid],
+        *,
+        clean_steps: AV[int] = AV(),
+        lengths: AV[Tensor] = AV(),
+        perturbation: Perturbation = Perturbation(),
+    ) -> AV[Tensor]:
+        """Velocity of each modality, in the layout of its latents.
+
+        latents:     (b, c, t, y, x) and (b, c, t)
+        sigma:       (b,) noise level of each modality
+        grids:       of the latents, from the codecs
+        clean_steps: how many leading latent steps hold clean data (a given first frame): their noise level is 0
+        lengths:     (b,) valid tokens of each item, for batches of unequal length
+        """
+        tokens_grid = AV.of({m: self.tower(m).grid(grids[m]) for m in latents.modalities})
+        streams = AV.of({
+            m: self._stream(m, x, sigma[m], context[m], tokens_grid[m], clean_steps.get(m) or 0, lengths.get(m))
+            for m, x in latents.items()
+        })
+        for i, layer in enumerate(self.layers):
+            if i in perturbation.skip_layers:
+                continue
+            streams = AV.of({m: _enter(i, s, context[m], perturbation) for m, s in streams.items()})
+            streams = layer(streams, perturbation.cut_fusion)
+        return AV.of({m: self.tower(m).head(s.tokens, s.noise, tokens_grid[m]) for m, s in streams.items()})
+
+    def _stream(
+        self, modality: Modality, x: Tensor, sigma: Tensor, context: Context, grid: TokenGrid, clean: int,
+        lengths: Tensor | None,
+    ) -> Stream:
+        tower = self.tower(modality)
+        noise = _noise(tower, sigma, clean * grid.tokens_per_step, len(grid))
+        return Stream(
+            tower.embed(x), noise, context.tokens, self.rotations(grid, x), lengths, context.lengths
+        )
+
+
+def _noise(tower: Backbone, sigma: Tensor, clean: int, total: int) -> NoiseConditioning:
+    """Conditioning of a clip whose first ``clean`` tokens are data."""
+    if clean == 0:
+        return tower.noise(sigma[:, None], (total,))
+    return tower.noise(torch.stack((torch.zeros_like(sigma), sigma), dim=1), (clean, total - clean))
+
+
+def _enter(i: int, stream: Stream, context: Context, perturbation: Perturbation) -> Stream:
+    """The stream as layer ``i`` receives it: with this layer's keys and values where they are cached."""
+    here = context.cached[i] if i < len(context.cached) else context.tokens
+    return replace(stream, context=here, skip_self=i in perturbation.skip_self)

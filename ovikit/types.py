@@ -1,0 +1,264 @@
+"""The nouns that every part of ovikit shares.
+
+Shape legend
+    b  batch         n  tokens of one stream      w  width of a tower
+    c  channels      l  text tokens               s  noise levels of one clip (1, or 2 with a clean start)
+    t, y, x          latent steps, rows, columns
+
+Latents are ``(b, c, t, y, x)`` for video and ``(b, c, t)`` for audio, everywhere.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from typing import Any, Generic, Literal, TypeVar
+
+import torch
+from torch import Tensor
+
+Modality = Literal["video", "audio"]
+MODALITIES: tuple[Modality, Modality] = ("video", "audio")
+
+T = TypeVar("T")
+U = TypeVar("U")
+V = TypeVar("V")
+
+
+@dataclass(frozen=True, slots=True)
+class AV(Generic[T]):
+    """A pair with one value per modality; ``None`` where a modality takes no part."""
+
+    video: T | None = None
+    audio: T | None = None
+
+    @classmethod
+    def of(cls, values: Mapping[Modality, T]) -> AV[T]:
+        """The pair with the values of a mapping; a modality that is not in it is ``None``."""
+        return cls(values.get("video"), values.get("audio"))
+
+    def get(self, modality: Modality) -> T | None:
+        return self.video if modality == "video" else self.audio
+
+    def __getitem__(self, modality: Modality) -> T:
+        value = self.get(modality)
+        if value is None:
+            raise KeyError(f"this pair has no {modality}")
+        return value
+
+    def items(self) -> Iterator[tuple[Modality, T]]:
+        """(modality, value) of the modalities that take part, video first."""
+        for modality in MODALITIES:
+            value = self.get(modality)
+            if value is not None:
+                yield modality, value
+
+    def values(self) -> Iterator[T]:
+        return (value for _, value in self.items())
+
+    @property
+    def modalities(self) -> tuple[Modality, ...]:
+        return tuple(modality for modality, _ in self.items())
+
+    def map(self, function: Callable[[T], U]) -> AV[U]:
+        """The pair of ``function(value)``; absent modalities stay absent."""
+        return AV.of({modality: function(value) for modality, value in self.items()})
+
+    def zip(self, other: AV[U], function: Callable[[T, U], V]) -> AV[V]:
+        """The pair of ``function(mine, other's)`` for the modalities of this pair; KeyError if other lacks one."""
+        return AV.of({modality: function(value, other[modality]) for modality, value in self.items()})
+
+
+@dataclass(frozen=True)
+class TokenGrid:
+    """Where each token of a stream lies, in index, in seconds and in space.
+
+    The grid is regular in space; in time each step has its own bounds, because causal codecs give the
+    first step fewer frames. Hashable, so that rotations can be cached by grid. Tokens are ordered (t, y, x).
+
+    shape:   (t, y, x) steps, rows, columns; audio has one row and one column
+    edges_s: t pairs (start, end) in seconds
+    """
+
+    modality: Modality
+    shape: tuple[int, int, int]
+    edges_s: tuple[tuple[float, float], ...]
+
+    def __post_init__(self) -> None:
+        if len(self.edges_s) != self.shape[0]:
+            raise ValueError(f"grid of {self.shape[0]} steps was given the times of {len(self.edges_s)}")
+
+    @classmethod
+    def uniform(cls, modality: Modality, shape: tuple[int, int, int], step_s: float, first_s: float | None = None) -> TokenGrid:
+        """A grid whose steps last ``step_s`` seconds each, the first one ``first_s`` (default: the same)."""
+        first = step_s if first_s is None else first_s
+        starts = [0.0] + [first + step_s * i for i in range(shape[0] - 1)]
+        ends = [first + step_s * i for i in range(shape[0])]
+        return cls(modality, shape, tuple(zip(starts, ends, strict=True)))
+
+    def pooled(self, patch: tuple[int, int, int]) -> TokenGrid:
+        """The grid of patches of (t, y, x) cells. ValueError when the patch does not divide the grid."""
+        if any(size % step for size, step in zip(self.shape, patch, strict=True)):
+            raise ValueError(f"a {self.modality} grid of {self.shape} cells cannot be cut into patches of {patch}")
+        t, y, x = (size // step for size, step in zip(self.shape, patch, strict=True))
+        edges = tuple((self.edges_s[i * patch[0]][0], self.edges_s[(i + 1) * patch[0] - 1][1]) for i in range(t))
+        return TokenGrid(self.modality, (t, y, x), edges)
+
+    def __len__(self) -> int:
+        return self.shape[0] * self.shape[1] * self.shape[2]
+
+    @property
+    def tokens_per_step(self) -> int:
+        return self.shape[1] * self.shape[2]
+
+    @cached_property
+    def index(self) -> Tensor:
+        """(n, 3) int64: step, row and column of each token."""
+        axes = torch.meshgrid(*(torch.arange(size) for size in self.shape), indexing="ij")
+        return torch.stack([axis.reshape(-1) for axis in axes], dim=-1)
+
+    @cached_property
+    def seconds(self) -> Tensor:
+        """(n, 2) float64: when each token starts and ends."""
+        return torch.tensor(self.edges_s, dtype=torch.float64)[self.index[:, 0]]
+
+    @cached_property
+    def space(self) -> Tensor:
+        """(n, 2) float64: centre of each token, (y, x) in [0, 1]."""
+        size = torch.tensor(self.shape[1:], dtype=torch.float64)
+        return (self.index[:, 1:].to(torch.float64) + 0.5) / size
+
+
+@dataclass(frozen=True, slots=True)
+class Text:
+    """What a conditioner makes of a batch of prompts.
+
+    tokens:  (b, l, c), zero past each prompt's length
+    lengths: (b,) int64, the true length of each prompt
+    """
+
+    tokens: Tensor
+    lengths: Tensor
+
+    def to(self, device: torch.device | str, dtype: torch.dtype) -> Text:
+        return Text(self.tokens.to(device=device, dtype=dtype), self.lengths.to(device))
+
+
+@dataclass(frozen=True, slots=True)
+class KeyValue:
+    """Keys and values of one attention, each ``(b, l, h, d)``."""
+
+    key: Tensor
+    value: Tensor
+
+
+@dataclass(frozen=True, slots=True)
+class Context:
+    """The text as one tower sees it.
+
+    tokens:  (b, l, w)
+    lengths: (b,) of the tokens that attention may read; None: all of them
+    cached:  keys and values per layer, computed once per clip; empty while training
+    """
+
+    tokens: Tensor
+    lengths: Tensor | None = None
+    cached: tuple[KeyValue, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class NoiseConditioning:
+    """What a tower derives from the noise level, once per distinct level of a clip, never per token.
+
+    embedding:  (b, s, w), read by the head
+    projection: (b, s, k, w), read by the blocks
+    spans:      s token counts: consecutive tokens that share a level
+    """
+
+    embedding: Tensor
+    projection: Tensor
+    spans: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Rotation:
+    """Cosines and sines to turn channel pairs by, each ``(n, d / 2)``."""
+
+    cos: Tensor
+    sin: Tensor
+
+
+@dataclass(frozen=True, slots=True)
+class Stream:
+    """What one tower carries through the layers.
+
+    tokens:    (b, n, w)
+    noise:     the tower's noise conditioning
+    context:   text of the present layer: tokens ``(b, l, w)``, or keys and values where they are cached
+    rotations: by use, ``self`` and ``fusion``
+    lengths:   (b,) valid tokens of each item; None: all
+    skip_self: this layer's self-attention gives back its values (a perturbation that some guidances ask for)
+    """
+
+    tokens: Tensor
+    noise: NoiseConditioning
+    context: Tensor | KeyValue
+    rotations: Mapping[Literal["self", "fusion"], Rotation]
+    lengths: Tensor | None = None
+    context_lengths: Tensor | None = None
+    skip_self: bool = False
+
+    def with_tokens(self, tokens: Tensor) -> Stream:
+        return replace(self, tokens=tokens)
+
+
+@dataclass(frozen=True, slots=True)
+class Perturbation:
+    """A change to one network evaluation, carried as data and handled in JointModel's loop.
+
+    skip_layers: layers left out altogether
+    cut_fusion:  the towers run alone
+    skip_self:   layers whose self-attention gives back its values
+    """
+
+    skip_layers: tuple[int, ...] = ()
+    cut_fusion: bool = False
+    skip_self: tuple[int, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class ClipSpec:
+    """The form of the clips of a recipe."""
+
+    duration_s: float
+    height_px: int
+    width_px: int
+    frame_rate_hz: float
+    sample_rate_hz: int
+
+    @property
+    def frames(self) -> int:
+        return round(self.duration_s * self.frame_rate_hz)
+
+    @property
+    def samples(self) -> int:
+        return round(self.duration_s * self.sample_rate_hz)
+
+
+@dataclass(frozen=True, slots=True)
+class Clip:
+    """A clip in memory.
+
+    video: uint8 (frames, height, width, 3), RGB
+    audio: float32 (samples,), mono, in [-1, 1]
+    truth: what is known of the clip beyond its samples (event times, colours, ...), plain JSON values
+    """
+
+    name: str
+    prompt: str
+    video: Tensor | None
+    audio: Tensor | None
+    frame_rate_hz: float
+    sample_rate_hz: int
+    truth: Mapping[str, Any] = field(default_factory=dict)
