@@ -90,7 +90,9 @@ class TokenGrid:
             raise ValueError(f"grid of {self.shape[0]} steps was given the times of {len(self.edges_s)}")
 
     @classmethod
-    def uniform(cls, modality: Modality, shape: tuple[int, int, int], step_s: float, first_s: float | None = None) -> TokenGrid:
+    def uniform(
+        cls, modality: Modality, shape: tuple[int, int, int], step_s: float, first_s: float | None = None
+    ) -> TokenGrid:
         """A grid whose steps last ``step_s`` seconds each, the first one ``first_s`` (default: the same)."""
         first = step_s if first_s is None else first_s
         starts = [0.0] + [first + step_s * i for i in range(shape[0] - 1)]

@@ -33,10 +33,12 @@ class PairLayer(nn.Module):
         both = streams.video is not None and streams.audio is not None
         if self.fusion is not None and both and not cut_fusion:
             return self.fusion(AV.of({m: self.block(m) for m in streams.modalities}), streams)
-        return AV.of({
-            m: run_block(self.block(m), stream, self.attend) if m in self.blocks else stream
-            for m, stream in streams.items()
-        })
+        return AV.of(
+            {
+                m: run_block(self.block(m), stream, self.attend) if m in self.blocks else stream
+                for m, stream in streams.items()
+            }
+        )
 
 
 class JointModel(nn.Module):
@@ -57,7 +59,8 @@ class JointModel(nn.Module):
         self.layers = nn.ModuleList(
             PairLayer(
                 AV.of({m: self.tower(m).block(i) for m in towers.modalities if i < self.tower(m).depth}),
-                fusion[i], attend,
+                fusion[i],
+                attend,
             )
             for i in range(depth)
         )
@@ -118,10 +121,12 @@ class JointModel(nn.Module):
         lengths:     (b,) valid tokens of each item, for batches of unequal length
         """
         tokens_grid = AV.of({m: self.tower(m).grid(grids[m]) for m in latents.modalities})
-        streams = AV.of({
-            m: self._stream(m, x, sigma[m], context[m], tokens_grid[m], clean_steps.get(m) or 0, lengths.get(m))
-            for m, x in latents.items()
-        })
+        streams = AV.of(
+            {
+                m: self._stream(m, x, sigma[m], context[m], tokens_grid[m], clean_steps.get(m) or 0, lengths.get(m))
+                for m, x in latents.items()
+            }
+        )
         for i, layer in enumerate(self.layers):
             if i in perturbation.skip_layers:
                 continue
@@ -130,14 +135,18 @@ class JointModel(nn.Module):
         return AV.of({m: self.tower(m).head(s.tokens, s.noise, tokens_grid[m]) for m, s in streams.items()})
 
     def _stream(
-        self, modality: Modality, x: Tensor, sigma: Tensor, context: Context, grid: TokenGrid, clean: int,
+        self,
+        modality: Modality,
+        x: Tensor,
+        sigma: Tensor,
+        context: Context,
+        grid: TokenGrid,
+        clean: int,
         lengths: Tensor | None,
     ) -> Stream:
         tower = self.tower(modality)
         noise = _noise(tower, sigma, clean * grid.tokens_per_step, len(grid))
-        return Stream(
-            tower.embed(x), noise, context.tokens, self.rotations(grid, x), lengths, context.lengths
-        )
+        return Stream(tower.embed(x), noise, context.tokens, self.rotations(grid, x), lengths, context.lengths)
 
 
 def _noise(tower: Backbone, sigma: Tensor, clean: int, total: int) -> NoiseConditioning:

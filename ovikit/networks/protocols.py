@@ -13,8 +13,8 @@ from torch import Tensor, nn
 from ovikit.types import AV, Clip, KeyValue, Modality, NoiseConditioning, Stream, Text, TokenGrid
 
 Attend = Callable[[Tensor, Tensor, Tensor, Tensor | None], Tensor]
-"""``attend(q, k, v, lengths)``: q ``(b, n, h, d)``, k and v ``(b, m, h, d)``, lengths ``(b,)`` of the valid keys or None
--> ``(b, n, h, d)``."""
+"""``attend(q, k, v, lengths)``: q ``(b, n, h, d)``, k and v ``(b, m, h, d)``, lengths ``(b,)`` of the valid keys
+or None -> ``(b, n, h, d)``."""
 
 
 class Heads(NamedTuple):

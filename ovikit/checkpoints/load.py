@@ -1,0 +1,106 @@
+"""Tensors from files into models and back: strict in both directions, nothing partial, no pickled code."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from ovikit.checkpoints.format import CheckpointFormat
+from ovikit.errors import UserError
+from ovikit.files import atomic_path
+
+_SHOWN = 5
+
+
+def read_tensors(path: Path | str, device: str = "cpu") -> tuple[dict[str, Tensor], dict[str, str]]:
+    """The tensors and the metadata of a .safetensors file. UserError if it is missing, truncated or not one."""
+    path = Path(path)
+    if not path.is_file():
+        raise UserError("no such weights file", str(path))
+    try:
+        with safe_open(str(path), "pt", device=device) as handle:
+            return {name: handle.get_tensor(name) for name in handle.keys()}, handle.metadata() or {}  # noqa: SIM118
+    except (SafetensorError, OSError, ValueError) as error:
+        raise UserError(
+            f"this is not a whole safetensors file ({error})",
+            str(path),
+            "perhaps truncated: copy it again",
+        ) from error
+
+
+def write_tensors(path: Path | str, tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> None:
+    """Writes a .safetensors file under a temporary name and renames it."""
+    with atomic_path(path) as temporary:
+        save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, str(temporary), dict(metadata))
+
+
+def _some(names: list[str]) -> str:
+    more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
+    return ", ".join(names[:_SHOWN]) + more
+
+
+def check_names_and_shapes(model: nn.Module, tensors: Mapping[str, Tensor], where: str) -> None:
+    """Raises a UserError that lists every missing, unexpected and misshapen tensor."""
+    wanted = model.state_dict()
+    missing = [name for name in wanted if name not in tensors]
+    unexpected = [name for name in tensors if name not in wanted]
+    misshapen = [
+        f"{name} is {tuple(tensors[name].shape)}, the model has {tuple(wanted[name].shape)}"
+        for name in wanted
+        if name in tensors and tensors[name].shape != wanted[name].shape
+    ]
+    problems = []
+    for label, names in (("missing", missing), ("not in the model", unexpected), ("of another shape", misshapen)):
+        if names:
+            problems.append(f"{len(names)} tensors {label}: {_some(names)}")
+    if problems:
+        raise UserError(
+            "these weights are not of this model; " + "; ".join(problems),
+            where,
+            "check that the recipe is the one the weights were made with",
+        )
+
+
+def load_into(model: nn.Module, tensors: Mapping[str, Tensor], where: str) -> None:
+    """Puts the tensors into a model (on the meta device, too), every one and no other, in the model's own dtype.
+    ``where`` names their source in errors."""
+    check_names_and_shapes(model, tensors, where)
+    dtypes = {name: value.dtype for name, value in model.state_dict().items()}
+    model.load_state_dict({name: value.to(dtypes[name]) for name, value in tensors.items()}, assign=True)
+
+
+def load_checkpoint(
+    model: nn.Module, path: Path | str, checkpoint_format: CheckpointFormat | None = None, device: str = "cpu"
+) -> dict[str, str]:
+    """Loads a weights file into a model, through a format's names if one is given; returns the file's metadata."""
+    tensors, metadata = read_tensors(path, device)
+    if checkpoint_format is not None:
+        try:
+            tensors = checkpoint_format.keymap.to_ours(tensors)
+        except KeyError as error:
+            raise UserError(f"the {checkpoint_format.name} format knows no tensor {error}", str(path)) from error
+    load_into(model, tensors, str(path))
+    return metadata
+
+
+def parse_json_metadata(metadata: Mapping[str, str], key: str, where: str) -> dict[str, object]:
+    """A JSON object kept in a file's metadata. UserError if it is absent or damaged."""
+    try:
+        value = json.loads(metadata[key])
+    except KeyError:
+        raise UserError(f"the file's metadata lacks {key!r}", where) from None
+    except json.JSONDecodeError as error:
+        raise UserError(f"the file's metadata {key!r} is not JSON ({error})", where) from error
+    if not isinstance(value, dict):
+        raise UserError(f"the file's metadata {key!r} is not a JSON object", where)
+    return value
+
+
+def parameter_count(model: nn.Module) -> int:
+    """How many numbers a model learns; works on the meta device."""
+    return sum(parameter.numel() for parameter in model.parameters())

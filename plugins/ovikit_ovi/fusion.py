@@ -1,0 +1,85 @@
+"""Ovi's fusion: inside the context attention, the text and the other modality are read with one query.
+
+    heads = attend(q, k_text, v_text) + attend(rotate(q), rotate(k_other), v_other)
+
+and the sum goes through the context attention's own output projection. Both directions read the streams as they are
+after both self stages, so neither modality sees the other's text first.
+
+Shape legend: b batch, n m tokens of the two streams, w width, h heads, d head width.
+Source: the released Ovi code at 5b69b25.
+"""
+
+from __future__ import annotations
+
+from einops import rearrange
+from torch import Generator, Tensor, nn
+
+from ovikit.networks.protocols import Attend, Block
+from ovikit.networks.rotary import rotate
+from ovikit.networks.stages import context_attention, feed_forward_stage, self_stage
+from ovikit.types import AV, Modality, Stream
+from ovikit_ovi.tower import RMSNorm
+
+
+class OtherReader(nn.Module):
+    """Keys and values that one tower's queries read from the other tower's tokens."""
+
+    def __init__(self, other_width: int, width: int, heads: int, init_scale: float, eps: float) -> None:
+        super().__init__()
+        self.heads, self.init_scale = heads, init_scale
+        self.pre_norm = nn.LayerNorm(other_width, eps=eps)
+        self.k = nn.Linear(other_width, width)
+        self.v = nn.Linear(other_width, width)
+        self.norm_k = RMSNorm(width, eps)
+
+    def init_weights(self, generator: Generator) -> None:
+        """Xavier, times ``init_scale``: a tenth in the paper, so that pretrained towers start nearly undisturbed."""
+        for linear in (self.k, self.v):
+            nn.init.xavier_uniform_(linear.weight, gain=self.init_scale, generator=generator)
+            nn.init.zeros_(linear.bias)
+
+    def forward(self, other: Tensor) -> tuple[Tensor, Tensor]:
+        """Key and value (b, m, h, d) of the other stream's tokens (b, m, w)."""
+        other = self.pre_norm(other)
+        key, value = self.norm_k(self.k(other)), self.v(other)
+        return tuple(rearrange(x, "b m (h d) -> b m h d", h=self.heads) for x in (key, value))  # type: ignore[return-value]
+
+
+class OviFusionLayer(nn.Module):
+    """The fusion of one layer, both directions."""
+
+    def __init__(
+        self, width: AV[int], heads: AV[int], attend: Attend, init_scale: float = 0.1, eps: float = 1e-6
+    ) -> None:
+        super().__init__()
+        self.attend = attend
+        self.reads = nn.ModuleDict(
+            {
+                "video": OtherReader(width["audio"], width["video"], heads["video"], init_scale, eps),
+                "audio": OtherReader(width["video"], width["audio"], heads["audio"], init_scale, eps),
+            }
+        )
+
+    def forward(self, blocks: AV[Block], streams: AV[Stream]) -> AV[Stream]:
+        mods = blocks.zip(streams, lambda block, stream: block.modulation(stream.noise))
+        after_self = AV.of({m: self_stage(blocks[m], s, mods[m], self.attend) for m, s in streams.items()})
+        merged = AV(
+            video=self._context_stage("video", blocks["video"], after_self["video"], after_self["audio"]),
+            audio=self._context_stage("audio", blocks["audio"], after_self["audio"], after_self["video"]),
+        )
+        return AV.of({m: feed_forward_stage(blocks[m], s, mods[m]) for m, s in merged.items()})
+
+    def _context_stage(self, modality: Modality, block: Block, mine: Stream, other: Stream) -> Stream:
+        heads, query = context_attention(block, mine, self.attend)
+        key, value = self.reads[modality](other.tokens)
+        query, key = rotate(query, mine.rotations["fusion"]), rotate(key, other.rotations["fusion"])
+        heads = heads + self.attend(query, key, value, other.lengths)
+        return mine.with_tokens(block.context_merge(mine.tokens, heads))
+
+
+def ovi_fusion(depth: int, width: AV[int], heads: AV[int], attend: Attend, init_scale: float = 0.1) -> list[nn.Module]:
+    """One OviFusionLayer per layer. ValueError when the towers' head widths differ, since queries of one meet keys
+    of the other."""
+    if width["video"] // heads["video"] != width["audio"] // heads["audio"]:
+        raise ValueError("Ovi's fusion needs towers with equal head width")
+    return [OviFusionLayer(width, heads, attend, init_scale) for _ in range(depth)]

@@ -1,0 +1,144 @@
+"""What the reference plugin registers: Ovi's towers, fusion, positions and checkpoint format."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from pydantic import Field, model_validator
+
+from ovikit.kernel.component import Component, Config, NoOptions
+from ovikit.kernel.hookspecs import hookimpl
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from ovikit.checkpoints.format import CheckpointFormat
+    from ovikit.networks.protocols import Attend
+    from ovikit.types import AV, Modality
+    from ovikit_ovi.positions import IndexPositions
+    from ovikit_ovi.tower import OviTower
+
+
+class WanTowerConfig(Config):
+    """Options of ``wan-tower``; the defaults are the released model's."""
+
+    width: int = Field(3072, gt=0)
+    """Width of the tokens."""
+    feed_forward_width: int = Field(14336, gt=0)
+    """Hidden width of the feed-forward networks."""
+    heads: int = Field(24, gt=0)
+    """Attention heads; they divide the width into even head widths."""
+    depth: int = Field(30, gt=0)
+    """Number of blocks."""
+    text_length: int = Field(512, gt=0)
+    """Context tokens: shorter prompts are padded with zeros to this many, longer ones cut."""
+    frequency_width: int = Field(256, gt=0, multiple_of=2)
+    """Channels of the sinusoidal time embedding."""
+    patch: tuple[int, int, int] = (1, 2, 2)
+    """Latent steps, rows and columns of one video token; an audio token is always one latent step."""
+    eps: float = Field(1e-6, gt=0)
+    """Added to the variance in every norm."""
+
+    @model_validator(mode="after")
+    def _heads_divide_width(self) -> WanTowerConfig:
+        if self.width % self.heads or (self.width // self.heads) % 2:
+            raise ValueError(f"{self.heads} heads do not divide a width of {self.width} into even head widths")
+        return self
+
+
+class OviFusionConfig(Config):
+    """Options of Ovi's fusion."""
+
+    init_scale: float = Field(0.1, ge=0)
+    """Factor on the usual initial weights of the fusion's keys and values: a tenth in the paper."""
+
+
+class ScaledAudioConfig(Config):
+    """Options of ``scaled-audio``."""
+
+    ratio: float = Field(0.19676, gt=0)
+    """By what the audio index is multiplied: video latents per audio latent; 31 / ((121 / 24) x 31.25) as released."""
+    theta: float = Field(10000.0, gt=1)
+    """Base of the rotation frequencies."""
+
+
+class NativeConfig(Config):
+    """Options of ``native``."""
+
+    theta: float = Field(10000.0, gt=1)
+    """Base of the rotation frequencies."""
+
+
+def _tower(config: WanTowerConfig, *, modality: Modality, channels: int, text_width: int) -> OviTower:
+    from ovikit_ovi.tower import OviTower
+
+    return OviTower(
+        modality,
+        channels,
+        text_width,
+        width=config.width,
+        feed_forward_width=config.feed_forward_width,
+        heads=config.heads,
+        depth=config.depth,
+        text_length=config.text_length,
+        frequency_width=config.frequency_width,
+        patch=config.patch,
+        eps=config.eps,
+    )
+
+
+def _fusion(
+    config: OviFusionConfig, *, depth: int, width: AV[int], heads: AV[int], attend: Attend
+) -> Sequence[nn.Module]:
+    from ovikit_ovi.fusion import ovi_fusion
+
+    return ovi_fusion(depth, width, heads, attend, config.init_scale)
+
+
+def _scaled_audio(config: ScaledAudioConfig) -> IndexPositions:
+    from ovikit_ovi.positions import IndexPositions
+
+    return IndexPositions(config.ratio, config.theta)
+
+
+def _native(config: NativeConfig) -> IndexPositions:
+    from ovikit_ovi.positions import IndexPositions
+
+    return IndexPositions(1.0, config.theta)
+
+
+def _format(config: NoOptions) -> CheckpointFormat:
+    from ovikit_ovi.formats import ovi_format
+
+    return ovi_format()
+
+
+@hookimpl
+def ovikit_register_backbones() -> Sequence[Component]:
+    return (Component("wan-tower", WanTowerConfig, _tower, "Wan-style diffusion transformer, as both towers of Ovi"),)
+
+
+@hookimpl
+def ovikit_register_fusions() -> Sequence[Component]:
+    return (Component("ovi", OviFusionConfig, _fusion, "other modality read inside the context attention (Ovi)"),)
+
+
+@hookimpl
+def ovikit_register_positions() -> Sequence[Component]:
+    return (
+        Component("scaled-audio", ScaledAudioConfig, _scaled_audio, "audio index multiplied by a ratio (Ovi)"),
+        Component("native", NativeConfig, _native, "each modality counts its own tokens: Ovi without scaling"),
+    )
+
+
+@hookimpl
+def ovikit_register_checkpoint_formats() -> Sequence[Component]:
+    return (Component("ovi", NoOptions, _format, "names of the released Ovi fusion checkpoints"),)
+
+
+@hookimpl
+def ovikit_detect_checkpoint(keys: Collection[str], metadata: Mapping[str, Any]) -> str | None:
+    from ovikit_ovi.formats import ovi_format
+
+    return "ovi" if ovi_format().recognises(keys, metadata) else None

@@ -1,0 +1,270 @@
+"""The Wan-style tower of Ovi: patch embedding, blocks in stages, head.
+
+Shape legend
+    b batch    n tokens    w width    h heads    d head width    l text tokens    c channels
+    s noise levels of a clip (1, or 2 with a clean start)    t y x latent steps, rows, columns
+
+Source: the released Ovi code at 5b69b25, which takes it from Wan2.2. Leaf names are Wan's own where they do not mislead.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import NamedTuple
+
+import torch
+from einops import rearrange
+from torch import Generator, Tensor, nn
+from torch.nn import functional as F
+
+from ovikit.networks.protocols import Heads
+from ovikit.types import KeyValue, Modality, NoiseConditioning, Text, TokenGrid
+
+TIMESTEPS = 1000  # the scale of the timesteps that the time embedding was trained with
+
+
+class RMSNorm(nn.Module):
+    """Root-mean-square normalisation over the last axis, computed in float32 at least."""
+
+    def __init__(self, width: int, eps: float) -> None:
+        super().__init__()
+        self.eps = eps
+        self.weight = nn.Parameter(torch.empty(width))
+
+    def init_weights(self, generator: Generator) -> None:
+        nn.init.ones_(self.weight)
+
+    def forward(self, x: Tensor) -> Tensor:
+        wide = x if x.dtype == torch.float64 else x.float()
+        return (wide * torch.rsqrt(wide.square().mean(-1, keepdim=True) + self.eps)).to(x.dtype) * self.weight
+
+
+class Affine(NamedTuple):
+    """Shift, scale and gate of one stage, each ``(b, s, w)``, and the spans of tokens they hold for."""
+
+    shift: Tensor
+    scale: Tensor
+    gate: Tensor
+    spans: tuple[int, ...]
+
+
+class Modulation(NamedTuple):
+    """What the noise level does to a block."""
+
+    attention: Affine
+    feed_forward: Affine
+
+
+def per_span(x: Tensor, values: Tensor, spans: tuple[int, ...]) -> list[tuple[Tensor, Tensor]]:
+    """Pairs of tokens ``(b, span, w)`` and their value ``(b, 1, w)``: nothing is ever repeated per token."""
+    if len(spans) == 1:
+        return [(x, values)]
+    return list(zip(x.split(spans, dim=1), values.split(1, dim=1), strict=True))
+
+
+def modulated(x: Tensor, shift: Tensor, scale: Tensor, spans: tuple[int, ...]) -> Tensor:
+    """Tokens times (1 + scale) plus shift."""
+    both = torch.cat((shift, scale), dim=-1)
+    parts = []
+    for tokens, value in per_span(x, both, spans):
+        add, multiply = value.chunk(2, dim=-1)
+        parts.append(torch.addcmul(add, tokens, 1 + multiply))
+    return parts[0] if len(parts) == 1 else torch.cat(parts, dim=1)
+
+
+def gated(x: Tensor, update: Tensor, gate: Tensor, spans: tuple[int, ...]) -> Tensor:
+    """Tokens plus gate times update."""
+    if len(spans) == 1:
+        return torch.addcmul(x, update, gate)
+    return x + torch.cat([part * value for part, value in per_span(update, gate, spans)], dim=1)
+
+
+class SelfAttention(nn.Module):
+    """Projections and norms of attention; the attending itself is injected elsewhere."""
+
+    def __init__(self, width: int, heads: int, eps: float) -> None:
+        super().__init__()
+        self.heads = heads
+        self.q = nn.Linear(width, width)
+        self.k = nn.Linear(width, width)
+        self.v = nn.Linear(width, width)
+        self.o = nn.Linear(width, width)
+        self.norm_q = RMSNorm(width, eps)
+        self.norm_k = RMSNorm(width, eps)
+
+    def split(self, x: Tensor) -> Tensor:
+        return rearrange(x, "b n (h d) -> b n h d", h=self.heads)
+
+    def query(self, x: Tensor) -> Tensor:
+        return self.split(self.norm_q(self.q(x)))
+
+    def key_value(self, x: Tensor) -> KeyValue:
+        return KeyValue(self.split(self.norm_k(self.k(x))), self.split(self.v(x)))
+
+    def output(self, attended: Tensor) -> Tensor:
+        return self.o(rearrange(attended, "b n h d -> b n (h d)"))
+
+
+class OviBlock(nn.Module):
+    """One layer of one tower, in the stages of ``ovikit.networks.protocols.Block``."""
+
+    def __init__(self, width: int, feed_forward_width: int, heads: int, eps: float) -> None:
+        super().__init__()
+        self.norm1 = nn.LayerNorm(width, eps=eps, elementwise_affine=False)
+        self.self_attn = SelfAttention(width, heads, eps)
+        self.context_norm = nn.LayerNorm(width, eps=eps)
+        self.context_attn = SelfAttention(width, heads, eps)
+        self.norm2 = nn.LayerNorm(width, eps=eps, elementwise_affine=False)
+        self.ffn = nn.Sequential(
+            nn.Linear(width, feed_forward_width), nn.GELU(approximate="tanh"), nn.Linear(feed_forward_width, width)
+        )
+        self.modulation_bias = nn.Parameter(torch.empty(1, 6, width))
+
+    def init_weights(self, generator: Generator) -> None:
+        nn.init.normal_(self.modulation_bias, std=self.modulation_bias.shape[-1] ** -0.5, generator=generator)
+
+    def modulation(self, noise: NoiseConditioning) -> Modulation:
+        rows = (self.modulation_bias[:, None] + noise.projection).unbind(2)
+        return Modulation(Affine(*rows[:3], noise.spans), Affine(*rows[3:], noise.spans))
+
+    def self_heads(self, x: Tensor, mod: Modulation) -> Heads:
+        x = modulated(self.norm1(x), mod.attention.shift, mod.attention.scale, mod.attention.spans)
+        kv = self.self_attn.key_value(x)
+        return Heads(self.self_attn.query(x), kv.key, kv.value)
+
+    def self_merge(self, x: Tensor, attended: Tensor, mod: Modulation) -> Tensor:
+        return gated(x, self.self_attn.output(attended), mod.attention.gate, mod.attention.spans)
+
+    def context_kv(self, context: Tensor) -> KeyValue:
+        return self.context_attn.key_value(context)
+
+    def context_heads(self, x: Tensor, context: Tensor | KeyValue) -> Heads:
+        kv = context if isinstance(context, KeyValue) else self.context_kv(context)
+        return Heads(self.context_attn.query(self.context_norm(x)), kv.key, kv.value)
+
+    def context_merge(self, x: Tensor, attended: Tensor) -> Tensor:
+        return x + self.context_attn.output(attended)
+
+    def feed_forward(self, x: Tensor, mod: Modulation) -> Tensor:
+        affine = mod.feed_forward
+        update = self.ffn(modulated(self.norm2(x), affine.shift, affine.scale, affine.spans))
+        return gated(x, update, affine.gate, affine.spans)
+
+
+class Head(nn.Module):
+    """Tokens to velocity in the layout of the latents: a modulated norm, a linear layer, and the patches laid out."""
+
+    def __init__(self, modality: Modality, channels: int, width: int, patch: tuple[int, int, int], eps: float) -> None:
+        super().__init__()
+        self.modality, self.patch = modality, patch
+        self.norm = nn.LayerNorm(width, eps=eps, elementwise_affine=False)
+        self.head = nn.Linear(width, channels * math.prod(patch))
+        self.modulation = nn.Parameter(torch.empty(1, 2, width))
+
+    def init_weights(self, generator: Generator) -> None:
+        nn.init.normal_(self.modulation, std=self.modulation.shape[-1] ** -0.5, generator=generator)
+        nn.init.zeros_(self.head.weight)
+        nn.init.zeros_(self.head.bias)
+
+    def forward(self, x: Tensor, noise: NoiseConditioning, grid: TokenGrid) -> Tensor:
+        shift, scale = (self.modulation[:, None] + noise.embedding[:, :, None]).unbind(2)
+        out = self.head(modulated(self.norm(x), shift, scale, noise.spans))
+        if self.modality == "audio":
+            return rearrange(out, "b t c -> b c t")
+        t, y, x_ = grid.shape
+        pt, py, px = self.patch
+        return rearrange(out, "b (t y x) (pt py px c) -> b c (t pt) (y py) (x px)", t=t, y=y, x=x_, pt=pt, py=py, px=px)
+
+
+class GatedConv(nn.Module):
+    """The ConvMLP of the audio tower's patch embedding: w2(silu(w1 x) * w3 x)."""
+
+    def __init__(self, width: int, kernel: int) -> None:
+        super().__init__()
+        hidden = 256 * math.ceil(int(2 * 4 * width / 3) / 256)
+        self.w1 = nn.Conv1d(width, hidden, kernel, padding=kernel // 2, bias=False)
+        self.w2 = nn.Conv1d(hidden, width, kernel, padding=kernel // 2, bias=False)
+        self.w3 = nn.Conv1d(width, hidden, kernel, padding=kernel // 2, bias=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.w2(F.silu(self.w1(x)) * self.w3(x))
+
+
+def audio_embedding(channels: int, width: int, kernel: int = 7) -> nn.Sequential:
+    """The audio tower's patch embedding (b, c, t) -> (b, w, t): convolutions that see 13 steps, no patching."""
+    return nn.Sequential(nn.Conv1d(channels, width, kernel, padding=kernel // 2), nn.SiLU(), GatedConv(width, kernel))
+
+
+def timestep_embedding(levels: Tensor, width: int) -> Tensor:
+    """(..., width) float64: cosines, then sines, of the timestep (1000 x level) at falling frequencies."""
+    half = width // 2
+    steps = torch.arange(half, dtype=torch.float64, device=levels.device)
+    angles = (levels.to(torch.float64) * TIMESTEPS)[..., None] * 10000.0 ** (-steps / half)
+    return torch.cat((angles.cos(), angles.sin()), dim=-1)
+
+
+class OviTower(nn.Module):
+    """One tower without its blocks, which live in the pair layers; see ``ovikit.networks.protocols.Backbone``."""
+
+    def __init__(
+        self,
+        modality: Modality,
+        channels: int,
+        text_width: int,
+        *,
+        width: int,
+        feed_forward_width: int,
+        heads: int,
+        depth: int,
+        text_length: int,
+        frequency_width: int = 256,
+        patch: tuple[int, int, int] = (1, 2, 2),
+        eps: float = 1e-6,
+    ) -> None:
+        super().__init__()
+        self.modality: Modality = modality
+        self.channels, self.width, self.heads, self.depth = channels, width, heads, depth
+        self.feed_forward_width, self.text_length, self.frequency_width = (
+            feed_forward_width,
+            text_length,
+            frequency_width,
+        )
+        self.eps = eps
+        self.patch = patch if modality == "video" else (1, 1, 1)
+        if modality == "video":
+            self.patch_embedding: nn.Module = nn.Conv3d(channels, width, patch, stride=patch)
+        else:
+            self.patch_embedding = audio_embedding(channels, width)
+        self.text_embedding = nn.Sequential(
+            nn.Linear(text_width, width), nn.GELU(approximate="tanh"), nn.Linear(width, width)
+        )
+        self.time_embedding = nn.Sequential(nn.Linear(frequency_width, width), nn.SiLU(), nn.Linear(width, width))
+        self.time_projection = nn.Sequential(nn.SiLU(), nn.Linear(width, 6 * width))
+        self.head = Head(modality, channels, width, self.patch, eps)  # called as Backbone.head
+
+    def init_weights(self, generator: Generator) -> None:
+        for layer in (*self.text_embedding, *self.time_embedding):
+            if isinstance(layer, nn.Linear):
+                nn.init.normal_(layer.weight, std=0.02, generator=generator)
+
+    def block(self, index: int) -> OviBlock:
+        return OviBlock(self.width, self.feed_forward_width, self.heads, self.eps)
+
+    def grid(self, latents: TokenGrid) -> TokenGrid:
+        return latents.pooled(self.patch)
+
+    def embed(self, latents: Tensor) -> Tensor:
+        return rearrange(self.patch_embedding(latents), "b w ... -> b (...) w")
+
+    def noise(self, levels: Tensor, spans: tuple[int, ...]) -> NoiseConditioning:
+        dtype = self.time_projection[1].weight.dtype
+        embedding = self.time_embedding(timestep_embedding(levels, self.frequency_width).to(dtype))
+        projection = rearrange(self.time_projection(embedding), "b s (k w) -> b s k w", k=6)
+        return NoiseConditioning(embedding, projection, spans)
+
+    def context(self, text: Text) -> Tensor:
+        """Context tokens (b, text_length, w). Rows past a prompt's end are zero before the MLP and are attended to,
+        as in the released code: the model reads its own response to zero there."""
+        tokens = text.tokens[:, : self.text_length]
+        padded = F.pad(tokens, (0, 0, 0, self.text_length - tokens.shape[1]))
+        return self.text_embedding(padded)
