@@ -1,0 +1,210 @@
+"""Clips become latents once, before training, and are kept in a cache that knows what it was made from.
+
+Shape legend: n clips, p distinct prompts, l text tokens, c channels, t y x latent steps, rows, columns.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import zlib
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from ovikit.errors import UserError
+from ovikit.files import atomic_path
+from ovikit.networks.protocols import ClipSource, Codec, Conditioner
+from ovikit.types import AV, Clip, ClipSpec, Modality, Text
+
+LAYOUT = 1
+"""Version of what this module writes; a cache of another version is not read."""
+CLIPS_AT_ONCE = 16
+PROMPTS_AT_ONCE = 64
+EMPTY = ""
+"""The prompt of a clip whose text is dropped: row 0 of every text table."""
+
+Progress = Callable[[int, int], None]
+"""Called with how many clips are done and how many there are."""
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class LatentClips:
+    """Every clip of a dataset as the networks see it, in memory.
+
+    names:     of the clips
+    latents:   (n, c, t, y, x) and (n, c, t), float32
+    text:      (p, l, c) of the distinct prompts; row 0 is the empty prompt
+    text_rows: (n,) which row is whose
+    """
+
+    names: tuple[str, ...]
+    latents: AV[Tensor]
+    text: Text
+    text_rows: Tensor
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+
+def fingerprint(source: ClipSource, codecs: AV[Codec], conditioner: Conditioner, clip: ClipSpec) -> str:
+    """Hex digest of everything that the latents of a dataset depend on."""
+    parts = {
+        "layout": LAYOUT,
+        "source": source.fingerprint(),
+        "codecs": {modality: codec.fingerprint() for modality, codec in codecs.items()},
+        "conditioner": conditioner.fingerprint(),
+        "clip": asdict(clip),
+    }
+    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
+
+
+def prepare_latents(
+    source: ClipSource,
+    codecs: AV[Codec],
+    conditioner: Conditioner,
+    clip: ClipSpec,
+    cache_dir: Path | None = None,
+    progress: Progress | None = None,
+) -> LatentClips:
+    """The latents and text of every clip, for the modalities of ``codecs``: from the cache, or encoded and cached.
+
+    A cache file that is damaged or was made from anything else is not used: the clips are encoded again.
+    UserError names the clips that lack a modality, have another form than ``clip``, or encode to NaN.
+    """
+    if cache_dir is None:
+        return encode(source, codecs, conditioner, clip, progress)
+    mark = fingerprint(source, codecs, conditioner, clip)
+    path = cache_dir / f"latents-{mark[:16]}.safetensors"
+    if path.exists():
+        try:
+            return read_cache(path, mark)
+        except ValueError as error:
+            log.warning("%s: %s; encoding the clips again", path, error)
+    found = encode(source, codecs, conditioner, clip, progress)
+    write_cache(path, found, mark)
+    return found
+
+
+@torch.no_grad()
+def encode(
+    source: ClipSource, codecs: AV[Codec], conditioner: Conditioner, clip: ClipSpec, progress: Progress | None = None
+) -> LatentClips:
+    """The latents and text of every clip; errors as in ``prepare_latents``."""
+    total = len(source)
+    if total == 0:
+        raise UserError("the dataset has no clips", "training.data")
+    latents = codecs.map(lambda codec: torch.empty((total, *codec.shape()), dtype=torch.float32))
+    names: list[str] = []
+    prompts: list[str] = []
+    lacking: dict[Modality, list[str]] = {}
+    for chunk in _chunks(source, CLIPS_AT_ONCE):
+        for item in chunk:
+            for modality in codecs.modalities:
+                if _samples(item, modality) is None:
+                    lacking.setdefault(modality, []).append(item.name)
+        if not lacking:  # else the rest is only looked through, so that one message names every clip
+            for modality, codec in codecs.items():
+                latents[modality][len(names) : len(names) + len(chunk)] = _encode(chunk, modality, codec, clip)
+        names += [item.name for item in chunk]
+        prompts += [item.prompt for item in chunk]
+        if progress is not None:
+            progress(len(names), total)
+    for modality, without in lacking.items():
+        raise UserError(
+            f"{len(without)} of {total} clips have no {modality}, which is to be trained: {_some(without)}",
+            "training.data",
+            f"leave these clips out, or train without {modality}",
+        )
+    distinct = list(dict.fromkeys([EMPTY, *prompts]))
+    row = {prompt: index for index, prompt in enumerate(distinct)}
+    return LatentClips(
+        tuple(names), latents, encode_prompts(conditioner, distinct), torch.tensor([row[prompt] for prompt in prompts])
+    )
+
+
+def encode_prompts(conditioner: Conditioner, prompts: Sequence[str]) -> Text:
+    """The text of all prompts, as long as the longest. UserError names a prompt that encodes to NaN."""
+    parts = [conditioner.encode(prompts[at : at + PROMPTS_AT_ONCE]) for at in range(0, len(prompts), PROMPTS_AT_ONCE)]
+    longest = max(part.tokens.shape[1] for part in parts)
+    padded = [torch.nn.functional.pad(part.tokens, (0, 0, 0, longest - part.tokens.shape[1])) for part in parts]
+    tokens = torch.cat(padded).float()
+    for index in (~tokens.flatten(1).isfinite().all(dim=1)).nonzero().flatten().tolist():
+        raise UserError(f"the conditioner makes NaN or Inf of the prompt {prompts[index]!r}", "model.conditioner")
+    return Text(tokens, torch.cat([part.lengths for part in parts]))
+
+
+def _chunks(source: ClipSource, size: int) -> Iterator[list[Clip]]:
+    for first in range(0, len(source), size):
+        yield [source[index] for index in range(first, min(first + size, len(source)))]
+
+
+def _samples(clip: Clip, modality: Modality) -> Tensor | None:
+    return clip.video if modality == "video" else clip.audio
+
+
+def _encode(chunk: Sequence[Clip], modality: Modality, codec: Codec, form: ClipSpec) -> Tensor:
+    wanted = (form.frames, form.height_px, form.width_px, 3) if modality == "video" else (form.samples,)
+    samples: list[Tensor] = []
+    for clip in chunk:
+        value = _samples(clip, modality)
+        assert value is not None  # the caller has looked
+        if tuple(value.shape) != wanted:
+            raise UserError(
+                f"clip {clip.name}: its {modality} is {tuple(value.shape)}, the recipe's clips are {wanted}"
+            )
+        samples.append(value.float() / 127.5 - 1 if modality == "video" else value.float())
+    found = codec.encode(torch.stack(samples)).float()
+    for index in (~found.flatten(1).isfinite().all(dim=1)).nonzero().flatten().tolist():
+        raise UserError(f"clip {chunk[index].name}: its {modality} encodes to NaN or Inf", "training.data")
+    return found
+
+
+def _some(names: Sequence[str], most: int = 10) -> str:
+    shown = ", ".join(names[:most])
+    return shown if len(names) <= most else f"{shown} and {len(names) - most} more"
+
+
+def write_cache(path: Path, clips: LatentClips, mark: str) -> None:
+    """Writes latents, text and checksums to one safetensors file, under a temporary name first."""
+    tensors = dict(clips.latents.items())
+    tensors |= {"text.tokens": clips.text.tokens, "text.lengths": clips.text.lengths, "text.rows": clips.text_rows}
+    tensors = {name: value.contiguous() for name, value in tensors.items()}
+    sums = {name: _checksum(value) for name, value in tensors.items()}
+    metadata = {"fingerprint": mark, "names": json.dumps(clips.names), "crc32": json.dumps(sums)}
+    with atomic_path(path) as temporary:
+        save_file(tensors, temporary, metadata)
+
+
+def read_cache(path: Path, mark: str) -> LatentClips:
+    """The latents of a cache file. ValueError when it is damaged or has another fingerprint than ``mark``."""
+    try:
+        with safe_open(path, framework="pt") as handle:
+            metadata = handle.metadata() or {}
+            tensors = {name: handle.get_tensor(name) for name in handle.keys()}  # noqa: SIM118  # not a mapping
+    except (SafetensorError, OSError) as error:
+        raise ValueError(f"the cache is damaged ({error})") from error
+    if metadata.get("fingerprint") != mark:
+        raise ValueError("the cache was made from something else")
+    sums = json.loads(metadata["crc32"])
+    for name, value in tensors.items():
+        if _checksum(value) != sums[name]:
+            raise ValueError(f"the cache is damaged (checksum of {name})")
+    return LatentClips(
+        tuple(json.loads(metadata["names"])),
+        AV(tensors.get("video"), tensors.get("audio")),
+        Text(tensors["text.tokens"], tensors["text.lengths"]),
+        tensors["text.rows"],
+    )
+
+
+def _checksum(tensor: Tensor) -> int:
+    return zlib.crc32(tensor.flatten().view(torch.uint8).numpy())
