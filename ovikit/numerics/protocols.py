@@ -40,8 +40,9 @@ class Solver(Protocol[S]):
 
     def init(self, x: AV[Tensor]) -> S: ...
 
-    def step(self, field: Field, x: AV[Tensor], sigma: AV[float], next_sigma: AV[float], state: S) -> tuple[AV[Tensor], S]:
-        ...
+    def step(
+        self, field: Field, x: AV[Tensor], sigma: AV[float], next_sigma: AV[float], state: S
+    ) -> tuple[AV[Tensor], S]: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,4 +84,3 @@ class Objective(Protocol):
 
 Network = Callable[[AV[Tensor], AV[float], Pass], AV[Tensor]]
 """``network(x, told sigma, pass) -> velocity``: what ``sample`` drives; it looks the pass's conditioning up."""
-

@@ -1,0 +1,108 @@
+"""Noise levels of a sampling run.
+
+    shift(raw) = shift raw / (1 + (shift - 1) raw)      (1)   more steps near noise, for shift > 1
+
+Grids of the released code (facts/ovi.md "Sampling"; both end with an exact 0):
+
+    UniPC   shift(linspace(0.999, 0, N + 1)[:-1])               ``ShiftedSchedule(start=0.999)``
+    DPM++   shift(linspace(1, 0, N + 1)[:-1])                   ``ShiftedSchedule()``
+    Euler   shift(linspace(1, shift(0.001), N))                 ``TwiceShiftedSchedule()``
+
+Levels are float64. The released code rounds them to float32 after it has cut them to whole timesteps; a solver with
+float32 coefficients does that rounding itself, so that ``told`` sees the levels before it.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from ovikit.types import AV
+
+TIMESTEPS = 1000
+"""Network timesteps per unit of sigma."""
+
+# The order of operations below is the released code's: whether a level that falls on a whole timestep is cut to it or
+# to the one before hangs on the last bit.
+
+
+def _shifted(raw: float, shift: float) -> float:
+    """Eq. (1)."""
+    return shift * raw / (1 + (shift - 1) * raw)
+
+
+def _grid(raw: list[float], shift: float) -> Tensor:
+    """(len(raw) + 1,) float64: the shifted levels, and 0."""
+    return torch.tensor([*(_shifted(level, shift) for level in raw), 0.0], dtype=torch.float64)
+
+
+def _single(value: float) -> float:
+    """``value`` rounded to float32."""
+    return float(torch.tensor(value, dtype=torch.float32))
+
+
+def _check(steps: int) -> None:
+    if steps < 1:
+        raise ValueError(f"a sampling run has at least one step, not {steps}")
+
+
+@dataclass(frozen=True, slots=True)
+class ShiftedSchedule:
+    """Even levels from ``start`` to 0, shifted.
+
+    shift, audio_shift: Eq. (1), of both modalities, or of the audio where it has its own
+    start: first level before the shift, in (0, 1]; 0.999 in the released UniPC grid
+    whole_timesteps: the network is told ``floor(1000 sigma) / 1000``, as the released UniPC and DPM++ do
+    """
+
+    shift: float = 5.0
+    audio_shift: float | None = None
+    start: float = 1.0
+    whole_timesteps: bool = False
+
+    def sigmas(self, steps: int) -> AV[Tensor]:
+        """(steps + 1,) float64 per modality, falling, the last one 0."""
+        _check(steps)
+        # The released code holds its first level as a float32. Left at 0.999 in float64, levels that fall on a
+        # whole timestep would come out just below it, and be cut to the one before.
+        start = _single(self.start)
+        raw = [i * (-start / steps) + start for i in range(steps)]
+        audio_shift = self.shift if self.audio_shift is None else self.audio_shift
+        return AV(_grid(raw, self.shift), _grid(raw, audio_shift))
+
+    def told(self, sigma: AV[float]) -> AV[float]:
+        """The level that the network is told at ``sigma``: the same, or cut to a whole timestep."""
+        return sigma.map(lambda level: math.floor(level * TIMESTEPS) / TIMESTEPS) if self.whole_timesteps else sigma
+
+
+@dataclass(frozen=True, slots=True)
+class TwiceShiftedSchedule:
+    """The grid of the released Euler sampler: it shifts the ends of the grid, then the grid.
+
+    Its last level before 0 is small, ``shift(shift(0.001))``, whatever the number of steps.
+    """
+
+    shift: float = 5.0
+    audio_shift: float | None = None
+
+    def sigmas(self, steps: int) -> AV[Tensor]:
+        """(steps + 1,) float64 per modality, falling, the last one 0."""
+        _check(steps)
+        audio_shift = self.shift if self.audio_shift is None else self.audio_shift
+        return AV(_grid(self._raw(steps, self.shift), self.shift), _grid(self._raw(steps, audio_shift), audio_shift))
+
+    @staticmethod
+    def _raw(steps: int, shift: float) -> list[float]:
+        """Levels from 1 to shift(0.001), both included, before the second shift."""
+        smallest = torch.tensor(1 / TIMESTEPS, dtype=torch.float32)
+        last = float(shift * smallest / (1 + (shift - 1) * smallest)) * TIMESTEPS
+        width = (last - TIMESTEPS) / max(steps - 1, 1)
+        raw = [(i * width + TIMESTEPS) / TIMESTEPS for i in range(steps)]
+        return raw if steps == 1 else [*raw[:-1], last / TIMESTEPS]
+
+    def told(self, sigma: AV[float]) -> AV[float]:
+        """``sigma`` in float32, as the released sampler holds it: this grid is not cut to whole timesteps."""
+        return sigma.map(_single)
