@@ -30,7 +30,12 @@ KINDS: dict[str, Kind] = {
         # modality "video" | "audio"; channels: of the codec's latents; text_width: of the conditioner
         Kind("backbone", "backbones", ("modality", "channels", "text_width"), "a Backbone (nn.Module)"),
         # depth int; width AV[int]; heads AV[int]; attend callable
-        Kind("fusion", "fusions", ("depth", "width", "heads", "attend"), "a sequence of depth FusionLayers (nn.Module) or None"),
+        Kind(
+            "fusion",
+            "fusions",
+            ("depth", "width", "heads", "attend"),
+            "a sequence of depth FusionLayers (nn.Module) or None",
+        ),
         Kind("positions", "positions", (), "a Positions"),
         # clip ClipSpec
         Kind("codec", "codecs", ("clip",), "a Codec"),

@@ -1,0 +1,154 @@
+"""A recipe to running parts: the only place that assembles. Networks are given plain values, never a config.
+
+Every function builds what its recipe says and nothing else; random numbers come from generators seeded by the recipe.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, cast
+
+import torch
+from torch import nn
+
+from ovikit.checkpoints.format import CheckpointFormat
+from ovikit.checkpoints.load import load_checkpoint
+from ovikit.errors import UserError
+from ovikit.evaluation.protocols import Evaluator, PromptSet
+from ovikit.kernel.catalog import Catalog
+from ovikit.kernel.kinds import KINDS
+from ovikit.kernel.manager import installed_catalog, installed_plugins
+from ovikit.networks.init import initialise
+from ovikit.networks.joint import JointModel
+from ovikit.networks.protocols import Attend, Backbone, ClipSource, Codec, Conditioner, Positions
+from ovikit.numerics.protocols import Guidance, Objective, Schedule, Solver
+from ovikit.recipe.models import Recipe, Slot, Suite, Training
+from ovikit.types import AV, ClipSpec, Modality
+
+
+@dataclass(frozen=True, slots=True)
+class Sampling:
+    """The built parts of a sampling run."""
+
+    schedule: Schedule
+    solver: Solver[Any]
+    guidance: Guidance
+    steps: int
+    seed: int
+    negative: AV[str]
+
+
+def build_slot(slot: Slot, catalog: Catalog | None = None, **keywords: Any) -> Any:
+    """What the component of a slot builds. TypeError when the keywords are not those of its kind."""
+    if set(keywords) != set(KINDS[slot.kind].keywords):
+        raise TypeError(f"a {slot.kind} is built with {KINDS[slot.kind].keywords}, not {tuple(keywords)}")
+    component = (catalog or installed_catalog()).find(slot.kind, slot.type).component
+    return component.build(slot.config, **keywords)
+
+
+def clip_spec(recipe: Recipe) -> ClipSpec:
+    """The form of the recipe's clips."""
+    form = recipe.clip
+    return ClipSpec(form.duration_s, form.height_px, form.width_px, form.frame_rate_hz, form.sample_rate_hz)
+
+
+def _per_modality(recipe: Recipe, video: Slot | None, audio: Slot | None) -> AV[Slot]:
+    """The slots of the modalities that have a tower."""
+    pair = AV(video, audio)
+    return AV.of({modality: pair[modality] for modality in recipe.model.modalities})
+
+
+def build_codecs(recipe: Recipe) -> AV[Codec]:
+    """The codec of each modality that has a tower."""
+    clip, codecs = clip_spec(recipe), recipe.model.codecs
+    return _per_modality(recipe, codecs.video, codecs.audio).map(lambda slot: cast(Codec, build_slot(slot, clip=clip)))
+
+
+def build_conditioner(recipe: Recipe) -> Conditioner:
+    return build_slot(recipe.model.conditioner)
+
+
+def build_model(
+    recipe: Recipe, codecs: AV[Codec], conditioner: Conditioner, device: torch.device | str = "cpu"
+) -> JointModel:
+    """The joint model: its weights drawn from ``model.seed``, or read from ``model.checkpoint``.
+
+    device: where it ends up; "meta": shapes only, no weights
+    """
+    model = _on_meta(recipe, codecs, conditioner)
+    if torch.device(device).type == "meta":
+        return model
+    if recipe.model.checkpoint is None:
+        model.to_empty(device="cpu")
+        initialise(model, torch.Generator().manual_seed(recipe.model.seed))
+    else:
+        # Every weight comes from the file, so none is drawn: the model takes the file's memory and no more.
+        path = installed_plugins().resolve_asset(recipe.model.checkpoint.path)
+        load_checkpoint(model, path, cast(CheckpointFormat, build_slot(recipe.model.checkpoint)))
+    return model.to(device)
+
+
+def _on_meta(recipe: Recipe, codecs: AV[Codec], conditioner: Conditioner) -> JointModel:
+    parts = recipe.model
+    attend: Attend = build_slot(parts.attention)
+    positions: Positions = build_slot(parts.positions)
+
+    def tower(modality: Modality, slot: Slot) -> nn.Module:
+        return build_slot(slot, modality=modality, channels=codecs[modality].channels, text_width=conditioner.width)
+
+    with torch.device("meta"):
+        slots = _per_modality(recipe, parts.video, parts.audio)
+        towers = AV.of({modality: tower(modality, slot) for modality, slot in slots.items()})
+        told = towers.map(lambda one: cast(Backbone, one))
+        depths = sorted({one.depth for one in told.values()})
+        fusion: Sequence[nn.Module | None] = build_slot(
+            parts.fusion,
+            depth=depths[-1],
+            width=told.map(lambda one: one.width),
+            heads=told.map(lambda one: one.heads),
+            attend=attend,
+        )
+        if len(fusion) != depths[-1]:
+            raise UserError(
+                f"fusion '{parts.fusion.type}' built {len(fusion)} layers for towers of {depths[-1]}", "model.fusion"
+            )
+        return JointModel(towers, fusion, positions, attend)
+
+
+def build_sampling(recipe: Recipe) -> Sampling:
+    """The parts that turn noise into a clip."""
+    parts = recipe.sampling
+    return Sampling(
+        schedule=build_slot(parts.schedule),
+        solver=build_slot(parts.solver),
+        guidance=build_slot(parts.guidance),
+        steps=parts.steps,
+        seed=parts.seed,
+        negative=AV(parts.negative.video, parts.negative.audio),
+    )
+
+
+def training_of(recipe: Recipe) -> Training:
+    """The recipe's training section. UserError where it has none."""
+    if recipe.training is None:
+        raise UserError(
+            f"recipe '{recipe.name}' has no training section", str(recipe.source) if recipe.source else None
+        )
+    return recipe.training
+
+
+def build_objective(recipe: Recipe) -> Objective:
+    return build_slot(training_of(recipe).objective)
+
+
+def build_dataset(recipe: Recipe) -> ClipSource:
+    return build_slot(training_of(recipe).data, clip=clip_spec(recipe))
+
+
+def build_prompts(suite: Suite, clip: ClipSpec) -> PromptSet:
+    return build_slot(suite.prompts, clip=clip)
+
+
+def build_evaluators(suite: Suite, clip: ClipSpec) -> tuple[Evaluator, ...]:
+    return tuple(cast(Evaluator, build_slot(slot, clip=clip)) for slot in suite.evaluators)

@@ -1,0 +1,40 @@
+"""What differs between two resolved recipes."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any, cast
+
+
+@dataclass(frozen=True, slots=True)
+class Difference:
+    """One path whose value differs; ``ABSENT`` where a recipe does not have it."""
+
+    path: str
+    old: Any
+    new: Any
+
+
+class _Absent:
+    def __repr__(self) -> str:
+        return "(absent)"
+
+
+ABSENT = _Absent()
+
+
+def differences(old: Mapping[str, Any], new: Mapping[str, Any], above: str = "") -> Iterator[Difference]:
+    """Each differing path of two plain documents, in the order of the first, then what only the second has.
+
+    Where a slot's ``type`` differs the slot differs as a whole: the options of two components do not compare.
+    """
+    for key in [*old, *(key for key in new if key not in old)]:
+        path, a, b = f"{above}{key}", old.get(key, ABSENT), new.get(key, ABSENT)
+        if isinstance(a, Mapping) and isinstance(b, Mapping):
+            one, other = cast(Mapping[str, Any], a), cast(Mapping[str, Any], b)
+            if one.get("type") == other.get("type"):
+                yield from differences(one, other, f"{path}.")
+                continue
+        if type(a) is not type(b) or a != b:
+            yield Difference(path, a, b)
