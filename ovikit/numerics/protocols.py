@@ -36,7 +36,10 @@ class Schedule(Protocol):
 class Solver(Protocol[S]):
     """A step of an integrator of dx / dsigma = velocity. Its state is a value: nothing is kept between calls."""
 
-    order: int
+    @property
+    def order(self) -> int:
+        """Of convergence: the error of a run over the whole path falls as steps ** -order."""
+        ...
 
     def init(self, x: AV[Tensor]) -> S: ...
 
@@ -61,7 +64,8 @@ class Guidance(Protocol):
     prompt of each modality).
     """
 
-    evaluations: int
+    @property
+    def evaluations(self) -> int: ...
 
     def passes(self, sigma: AV[float]) -> tuple[Pass, ...]: ...
     def combine(self, velocities: Mapping[str, AV[Tensor]]) -> AV[Tensor]: ...
@@ -73,13 +77,16 @@ class Objective(Protocol):
     ``weights``: of each modality in the total. Losses are means over an item's unmasked latents.
     """
 
-    weights: AV[float]
+    @property
+    def weights(self) -> AV[float]: ...
 
     def sample_sigma(self, generator: Generator, batch: int) -> AV[Tensor]:
         """(b,) float32 noise levels on the CPU, drawn from ``generator`` only."""
         ...
 
-    def loss(self, prediction: AV[Tensor], target: AV[Tensor], mask: AV[Tensor]) -> AV[Tensor]: ...
+    def loss(self, prediction: AV[Tensor], target: AV[Tensor], mask: AV[Tensor]) -> AV[Tensor]:
+        """(b,) per modality. mask: (b, t), per latent step, or broadcasting with the latents; absent: all count."""
+        ...
 
 
 Network = Callable[[AV[Tensor], AV[float], Pass], AV[Tensor]]

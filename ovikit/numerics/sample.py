@@ -47,6 +47,10 @@ def hold(x: AV[Tensor], clean: AV[Tensor]) -> AV[Tensor]:
     return AV[Tensor].of({modality: write(modality, value) for modality, value in x.items()})
 
 
+def _widened(velocity: Tensor, latents: Tensor) -> Tensor:
+    return velocity.to(torch.promote_types(velocity.dtype, latents.dtype))
+
+
 def _at(levels: AV[Tensor], step: int) -> AV[float]:
     return levels.map(lambda sigmas: float(sigmas[step]))  # on the CPU: no step waits for the device
 
@@ -64,7 +68,8 @@ def sample(
 ) -> AV[Tensor]:
     """The latents that ``noise`` denoises to, in the dtype of the noise.
 
-    network:  ``network(x, told sigma, pass)``; its velocities are guided and stepped in the dtype of the noise
+    network:  ``network(x, told sigma, pass)``; its velocities are guided in their own dtype or that of the noise,
+              whichever is wider (a guidance scale would magnify bfloat16's rounding), and stepped in the noise's
     noise:    the latents at sigma 1; a modality that is absent takes no part
     clean:    (b, c, k, ...) latent steps that are given. They are written over the first k steps before each
               evaluation and once more at the end (released code: the first frame)
@@ -76,12 +81,7 @@ def sample(
 
     def field(x: AV[Tensor], sigma: AV[float]) -> AV[Tensor]:
         held, told = hold(x, clean), schedule.told(sigma)
-        return guidance.combine(
-            {
-                run.name: network(held, told, run).zip(x, lambda velocity, latents: velocity.to(latents.dtype))
-                for run in guidance.passes(sigma)
-            }
-        )
+        return guidance.combine({run.name: network(held, told, run).zip(x, _widened) for run in guidance.passes(sigma)})
 
     x, state = hold(noise, clean), solver.init(noise)
     for step in range(steps):
