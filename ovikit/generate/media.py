@@ -1,0 +1,247 @@
+"""Clips to MP4 files and back: H.264 and AAC on one clock, through PyAV.
+
+Time zero of a file is its first frame. Sound is placed by its time stamps, so that the encoder's priming samples
+and the padding of its last packet do not move it.
+"""
+
+from __future__ import annotations
+
+import heapq
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from fractions import Fraction
+from pathlib import Path
+
+import av
+import numpy as np
+import torch
+from av.audio.frame import AudioFrame
+from av.audio.resampler import AudioResampler
+from av.container import OutputContainer
+from av.packet import Packet
+from av.stream import Stream
+from av.video.frame import VideoFrame
+from av.video.reformatter import ColorRange, Colorspace
+from numpy.typing import NDArray
+from torch import Tensor
+
+from ovikit.errors import UserError
+from ovikit.files import atomic_path
+from ovikit.types import MODALITIES, Clip, Modality
+
+AAC_RATES_HZ = (96000, 88200, 64000, 48000, 44100, 32000, 24000, 22050, 16000, 12000, 11025, 8000, 7350)
+LEAST_SIDE_PX = 256
+_BT709 = 1
+"""H.273's code of BT.709 for primaries, transfer and matrix."""
+_AAC_FRAME = 1024
+
+
+def viewing_scale(height_px: int, width_px: int, least_px: int = LEAST_SIDE_PX) -> int:
+    """The whole factor that brings the shorter side to ``least_px``; 1 where it is already there.
+
+    Players show tiny videos badly, and 4:2:0 would halve the colour resolution of each pixel.
+    """
+    return max(1, -(-least_px // min(height_px, width_px)))
+
+
+def write_clip(path: Path | str, clip: Clip, scale: int = 1) -> None:
+    """Writes a clip as MP4, under a temporary name until it is whole.
+
+    scale: whole factor by which pixels are repeated; an odd side is padded by one repeated row or column
+
+    ValueError for an empty clip, UserError for a sample rate that AAC does not have. The same clip gives the same
+    bytes on one machine.
+    """
+    if clip.video is None and clip.audio is None:
+        raise ValueError(f"clip {clip.name} has neither picture nor sound")
+    if clip.audio is not None and clip.sample_rate_hz not in AAC_RATES_HZ:
+        rates = ", ".join(str(rate) for rate in sorted(AAC_RATES_HZ))
+        raise UserError(f"AAC has no sample rate of {clip.sample_rate_hz} Hz", hint=f"It has {rates}.")
+    options = {"movflags": "+faststart", "fflags": "+bitexact"}
+    with atomic_path(path) as temporary, av.open(str(temporary), "w", format="mp4", options=options) as container:
+        writers = []
+        if clip.video is not None:
+            writers.append(_video_packets(container, clip.video, clip.frame_rate_hz, scale))
+        if clip.audio is not None:
+            writers.append(_audio_packets(container, clip.audio, clip.sample_rate_hz))
+        # Both streams are declared before the first packet; in the order of time, so that players can stream the file.
+        for packet in heapq.merge(*writers, key=lambda packet: packet.dts * packet.time_base):
+            container.mux(packet)
+
+
+def _video_packets(container: OutputContainer, video: Tensor, frame_rate_hz: float, scale: int) -> Iterator[Packet]:
+    """H.264 packets of (frames, height, width, 3); the stream is declared at once, the encoding is lazy."""
+    frames = _even(np.asarray(video).repeat(scale, axis=1).repeat(scale, axis=2))
+    if frames.dtype != np.uint8 or len(frames) == 0:
+        raise ValueError(
+            f"video must be uint8 with at least one frame, not {video.dtype} of shape {tuple(video.shape)}"
+        )
+    rate = Fraction(frame_rate_hz).limit_denominator(1001)
+    # One thread: x264 splits its decisions by thread, and the file would depend on the machine's cores.
+    stream = container.add_stream("libx264", rate=rate, options={"crf": "18", "preset": "veryfast", "threads": "1"})
+    stream.height, stream.width, stream.pix_fmt = frames.shape[1], frames.shape[2], "yuv420p"
+    stream.time_base = 1 / rate
+    codec = stream.codec_context
+    codec.color_range = ColorRange.MPEG.value
+    codec.color_primaries = codec.color_trc = codec.colorspace = _BT709
+
+    def packets() -> Iterator[Packet]:
+        for i, pixels in enumerate(frames):
+            frame = VideoFrame.from_ndarray(np.ascontiguousarray(pixels), format="rgb24")
+            frame = frame.reformat(format="yuv420p", dst_colorspace=Colorspace.ITU709, dst_color_range=ColorRange.MPEG)
+            frame.pts, frame.time_base = i, 1 / rate
+            yield from stream.encode(frame)
+        yield from stream.encode(None)
+
+    return packets()
+
+
+def _even(frames: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """Frames whose sides are even, as 4:2:0 needs: an odd one gets its last row or column again."""
+    bottom, right = frames.shape[1] % 2, frames.shape[2] % 2
+    return np.pad(frames, ((0, 0), (0, bottom), (0, right), (0, 0)), mode="edge") if bottom or right else frames
+
+
+def _audio_packets(container: OutputContainer, audio: Tensor, rate: int) -> Iterator[Packet]:
+    """AAC packets of (samples,); the stream is declared at once, the encoding is lazy."""
+    sound = np.asarray(audio, dtype=np.float32).clip(-1.0, 1.0)
+    stream = container.add_stream("aac", rate=rate, layout="mono")
+    # 5 bits a sample is near the most that AAC allows (6); what the towers made is not to be lost here.
+    stream.codec_context.bit_rate = min(5 * rate, 192_000)
+
+    def packets() -> Iterator[Packet]:
+        for start in range(0, len(sound), _AAC_FRAME):
+            piece = np.ascontiguousarray(sound[None, start : start + _AAC_FRAME])
+            frame = AudioFrame.from_ndarray(piece, format="fltp", layout="mono")
+            frame.sample_rate, frame.pts, frame.time_base = rate, start, Fraction(1, rate)
+            yield from stream.encode(frame)
+        yield from stream.encode(None)
+
+    return packets()
+
+
+@dataclass(slots=True)
+class _Decoded:
+    """What one pass over a file gathers: frames and sound, each piece with its time in seconds."""
+
+    frames: list[NDArray[np.uint8]]
+    frame_times: list[float]
+    sounds: list[NDArray[np.float32]]
+    sound_times: list[float]
+    frame_rate_hz: float
+    sample_rate_hz: int
+
+
+def read_clip(
+    path: Path | str,
+    *,
+    need: Sequence[Modality] = MODALITIES,
+    size_px: tuple[int, int] | None = None,
+    sample_rate_hz: int | None = None,
+) -> Clip:
+    """The clip of a media file, decoded: frames at a constant rate, mono sound trimmed or padded to the picture.
+
+    need:           modalities without which the file is refused
+    size_px:        (height, width) that frames are averaged down to where a whole factor leads there; other files
+                    keep their own size
+    sample_rate_hz: resampled to this rate; default: the file's own
+
+    UserError, naming the file, when it is missing, truncated, or lacks frames or sound that are needed.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise UserError("there is no such file", str(path))
+    try:
+        decoded = _decode(path, need, sample_rate_hz)
+    except av.error.FFmpegError as error:
+        raise UserError(
+            f"it cannot be decoded ({error.strerror or error}): truncated or not a media file", str(path)
+        ) from error
+    for modality, pieces in (("video", decoded.frames), ("audio", decoded.sounds)):
+        if modality in need and not pieces:
+            raise UserError(f"its {modality} stream is empty", str(path))
+    video = _even_rate(decoded, size_px)
+    start = decoded.frame_times[0] if decoded.frame_times else (decoded.sound_times[0] if decoded.sound_times else 0.0)
+    length = None if video is None else round(len(video) / decoded.frame_rate_hz * decoded.sample_rate_hz)
+    return Clip(
+        path.stem, "", None if video is None else torch.from_numpy(video), _sound(decoded, start, length),
+        decoded.frame_rate_hz, decoded.sample_rate_hz,
+    )  # fmt: skip
+
+
+def _decode(path: Path, need: Sequence[Modality], sample_rate_hz: int | None) -> _Decoded:
+    with av.open(str(path)) as container:
+        video, audio = next(iter(container.streams.video), None), next(iter(container.streams.audio), None)
+        for modality, stream in (("video", video), ("audio", audio)):
+            if modality in need and stream is None:
+                raise UserError(f"it has no {modality} stream", str(path))
+        rate = sample_rate_hz or (audio.codec_context.sample_rate if audio else 0)
+        frame_rate = video.average_rate or video.guessed_rate or video.base_rate if video else 0
+        decoded = _Decoded([], [], [], [], float(frame_rate or 0), rate)
+        resampler = AudioResampler(format="fltp", layout="mono", rate=rate) if audio else None
+        for frame in container.decode(*[stream for stream in (video, audio) if stream is not None]):
+            if isinstance(frame, VideoFrame):
+                decoded.frames.append(frame.to_ndarray(format="rgb24"))
+                decoded.frame_times.append(float(frame.pts * frame.time_base) if frame.pts is not None else 0.0)
+            elif isinstance(frame, AudioFrame) and resampler is not None:
+                _take_sound(decoded, resampler.resample(frame))
+        if resampler is not None:
+            _take_sound(decoded, resampler.resample(None))
+        if video is not None and decoded.frames:
+            _refuse_truncated(video, decoded.frame_times[-1] + 1 / decoded.frame_rate_hz, path)
+        if audio is not None and decoded.sounds:
+            _refuse_truncated(audio, decoded.sound_times[-1] + len(decoded.sounds[-1]) / rate, path)
+    return decoded
+
+
+def _refuse_truncated(stream: Stream, end_s: float, path: Path) -> None:
+    """UserError where a stream ends well before its header says: a cut file decodes without any complaint."""
+    if stream.duration is None or stream.time_base is None:
+        return
+    promised = float(((stream.start_time or 0) + stream.duration) * stream.time_base)
+    if end_s < promised - max(0.1, 0.01 * promised):
+        raise UserError(
+            f"its {stream.type} ends at {end_s:.2f} s of {promised:.2f} s: the file is truncated", str(path)
+        )
+
+
+def _take_sound(decoded: _Decoded, frames: Sequence[AudioFrame]) -> None:
+    for frame in frames:
+        decoded.sounds.append(frame.to_ndarray()[0].astype(np.float32))
+        decoded.sound_times.append(float(frame.pts * frame.time_base) if frame.pts is not None else 0.0)
+
+
+def _even_rate(decoded: _Decoded, size_px: tuple[int, int] | None) -> NDArray[np.uint8] | None:
+    """(frames, height, width, 3): at each multiple of the frame interval, the frame that is on show."""
+    if not decoded.frames:
+        return None
+    times = np.asarray(decoded.frame_times) - decoded.frame_times[0]
+    count = round(times[-1] * decoded.frame_rate_hz) + 1
+    # Half an interval of tolerance: containers round time stamps.
+    shown = np.searchsorted(times, (np.arange(count) + 0.5) / decoded.frame_rate_hz, side="right") - 1
+    frames = np.stack(decoded.frames)[shown]
+    return frames if size_px is None else _averaged_down(frames, *size_px)
+
+
+def _averaged_down(frames: NDArray[np.uint8], height: int, width: int) -> NDArray[np.uint8]:
+    """Means over squares of k x k pixels, where frames are k times (height, width) but for an odd side's padding."""
+    k = frames.shape[1] // height
+    if k < 1 or frames.shape[1] - k * height not in (0, 1) or frames.shape[2] - k * width not in (0, 1):
+        return frames
+    cut = frames[:, : k * height, : k * width]
+    squares = cut.reshape(len(cut), height, k, width, k, 3).astype(np.float32)
+    return np.rint(squares.mean(axis=(2, 4))).astype(np.uint8)
+
+
+def _sound(decoded: _Decoded, start_s: float, length: int | None) -> Tensor | None:
+    """(length,) float32 on the picture's clock: cut before the first frame, silent where the sound ends early."""
+    if not decoded.sounds:
+        return None
+    rate = decoded.sample_rate_hz
+    # Pieces follow each other without gaps in every file that encoders write; the first one's stamp places them all.
+    sound = np.concatenate(decoded.sounds)
+    offset = round((decoded.sound_times[0] - start_s) * rate)
+    sound = np.concatenate([np.zeros(offset, np.float32), sound]) if offset > 0 else sound[-offset:]
+    if length is not None:
+        sound = np.pad(sound[:length], (0, max(0, length - len(sound))))
+    return torch.from_numpy(np.ascontiguousarray(sound))
