@@ -1,0 +1,76 @@
+"""Prompt files: every format gives the same prompts; a bad row is named with its file and line."""
+
+from __future__ import annotations
+
+import pytest
+
+from ovikit.errors import UserError
+from ovikit.generate.prompts import given_prompts, read_prompts
+
+SAME = {
+    "p.txt": "A red ball, low tone\n\nA blue ball\r\nA red ball, low tone\n",
+    "p.csv": 'n,text_prompt\n1,"A red ball, low tone"\n2,A blue ball\n3,"A red ball, low tone"\n',
+    "q.csv": 'prompt\n"A red ball, low tone"\nA blue ball\n"A red ball, low tone"\n',
+    "p.jsonl": '{"prompt": "A red ball, low tone"}\n\n{"text_prompt": "A blue ball"}\n'
+    '{"prompt": "A red ball, low tone", "x": 1}\n',
+}
+
+
+@pytest.mark.parametrize("bom", ["", "\ufeff"])
+@pytest.mark.parametrize("name", SAME)
+def test_formats_agree_with_or_without_a_byte_order_mark(tmp_path, name, bom):
+    (tmp_path / name).write_text(bom + SAME[name], encoding="utf-8")
+    items = read_prompts(tmp_path / name)
+    assert [item.prompt for item in items] == ["A red ball, low tone", "A blue ball", "A red ball, low tone"]
+    assert [item.id for item in items] == ["00000", "00001", "00002"]
+
+
+def test_ids_are_taken_from_the_rows(tmp_path):
+    (tmp_path / "p.csv").write_text("id,prompt\nset1_00003,A\n00007,B\n")
+    assert [item.id for item in read_prompts(tmp_path / "p.csv")] == ["set1_00003", "00007"]
+
+
+def test_a_prompt_may_span_lines_in_csv_and_later_errors_keep_their_line(tmp_path):
+    (tmp_path / "p.csv").write_text('id,prompt\na,"one\ntwo"\nb,\n')
+    with pytest.raises(UserError, match=r"p\.csv:4: the prompt is empty"):
+        read_prompts(tmp_path / "p.csv")
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("p.txt", "", r"p\.txt: it holds no prompts"),
+        ("p.txt", "\n \n", r"it holds no prompts"),
+        ("p.csv", "", r"it holds no prompts"),
+        ("p.csv", "prompt\n", r"it holds no prompts"),
+        ("p.csv", "text,id\nA,1\n", r"p\.csv:1: no column 'text_prompt' or 'prompt' among: text, id"),
+        ("p.csv", "prompt\nA\nB, with a comma\n", r"p\.csv:3: the row has more than 1 columns"),
+        ("p.csv", 'prompt\nA\n"B\n', r"p\.csv:3: not valid CSV"),
+        ("p.csv", "id,prompt\na,A\na,B\n", r"p\.csv:3: the id 'a' was already given in line 2"),
+        ("p.csv", "id,prompt\n../a,A\n", r"p\.csv:2: the id '\.\./a' cannot name a file"),
+        ("p.jsonl", '{"prompt": "A"}\n{"prompt": \n', r"p\.jsonl:2: not valid JSON"),
+        ("p.jsonl", '"A"\n', r"p\.jsonl:1: each line must be an object"),
+        ("p.jsonl", '{"text": "A"}\n', r"p\.jsonl:1: it has no prompt"),
+        ("p.jsonl", '{"prompt": 3}\n', r"p\.jsonl:1: the prompt is 3, not a text"),
+        ("p.jsonl", '{"prompt": "A"}\n{"prompt": "  "}\n', r"p\.jsonl:2: the prompt is empty"),
+        ("p.yaml", "A\n", r"read from \.txt, \.csv, \.jsonl files, not from '\.yaml'"),
+    ],
+)
+def test_what_is_wrong_is_named_with_its_line(tmp_path, name, content, message):
+    (tmp_path / name).write_text(content)
+    with pytest.raises(UserError, match=message):
+        read_prompts(tmp_path / name)
+
+
+def test_missing_and_binary_files(tmp_path):
+    with pytest.raises(UserError, match="no such file"):
+        read_prompts(tmp_path / "none.txt")
+    (tmp_path / "b.txt").write_bytes(b"\xff\xfe\x00A")
+    with pytest.raises(UserError, match="not UTF-8"):
+        read_prompts(tmp_path / "b.txt")
+
+
+def test_prompts_from_the_command_line():
+    assert [(i.id, i.prompt) for i in given_prompts(["A", " B "])] == [("00000", "A"), ("00001", "B")]
+    with pytest.raises(UserError, match="--prompt: the prompt is empty"):
+        given_prompts(["A", " "])
