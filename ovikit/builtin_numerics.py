@@ -126,7 +126,7 @@ COMPONENTS: dict[str, tuple[Component, ...]] = {
     ),
     "solver": (
         Component("euler", SolverConfig, _euler, "Euler: first order, one evaluation per step"),
-        Component("heun", NoOptions, _heun, "Heun: second order, two evaluations per step"),
+        Component("heun", NoOptions, _heun, "Heun: second order, two evaluations per step but the last"),
         Component("dpmpp-2m", SolverConfig, _dpmpp_2m, "DPM-Solver++(2M): second order, one evaluation per step"),
         Component(
             "unipc", SolverConfig, _unipc, "UniPC, order 2, bh2: predictor and corrector, one evaluation per step"
