@@ -1,0 +1,47 @@
+"""``ovikit train``: a recipe to a trained model in a run folder."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from ovikit.commands.options import Overrides, RecipeFile
+
+
+def app_command(cli: typer.Typer) -> None:
+    """Adds ``train``."""
+    cli.command("train")(train)
+
+
+def train(
+    recipe: RecipeFile,
+    run: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="Folder of the run; by default runs/NAME.", show_default=False)
+    ] = None,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Go on where the run in this folder stopped, if it did.")
+    ] = False,
+    override: Overrides = None,
+) -> None:
+    """Train the model of a recipe. Ctrl-C stops it with a checkpoint.
+
+    Example: ovikit train recipes/tiny/ovi.yaml --run runs/mine -o training.trainer.max_steps=200
+    """
+    from ovikit.recipe.load import load_recipe
+
+    # Before torch and Lightning are imported: an error in the recipe is told at once.
+    found = load_recipe(recipe, override or ())
+    from rich.console import Console
+
+    from ovikit.training.run import train as run_training
+
+    console = Console(soft_wrap=True)
+    result = run_training(found, run or Path("runs") / found.name, resume=resume, console=console)
+    if result.stopped_by is not None:
+        again = ["ovikit train", str(recipe), *([f"--run {run}"] if run else [])]
+        again += [f"-o {one}" for one in override or ()]
+        console.print(f"stopped at step {result.step} of {result.steps}; checkpoint: {result.checkpoint}")
+        console.print(f"go on with: {' '.join(again)} --resume", markup=False)
+        raise typer.Exit(128 + result.stopped_by)

@@ -1,0 +1,99 @@
+"""Checkpoints that are never seen half written, and stopping when asked to."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+import lightning as L  # as its documentation writes it
+
+from ovikit.files import atomic_path
+
+
+class StopOnSignal(L.Callback):
+    """The first Ctrl-C or SIGTERM ends training after the step under way, with a checkpoint; the second at once.
+
+    told: called with a line for the user when the signal comes
+    """
+
+    SIGNALS = (signal.SIGINT, signal.SIGTERM)
+
+    def __init__(self, told: Callable[[str], None] = lambda line: None) -> None:
+        self.received: signal.Signals | None = None
+        self._told = told
+        self._previous: dict[signal.Signals, Any] = {}
+
+    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        # Lightning's own handler of SIGTERM, put in place before this, would raise in the middle of the loop.
+        if threading.current_thread() is threading.main_thread():
+            self._previous = {number: signal.signal(number, self._handle) for number in self.SIGNALS}
+
+    def _handle(self, number: int, frame: FrameType | None) -> None:
+        if self.received is not None:
+            self._restore()
+            raise KeyboardInterrupt
+        self.received = signal.Signals(number)
+        self._told(f"{self.received.name}: finishing this step and saving a checkpoint; once more to stop at once")
+
+    def on_train_batch_end(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        if self.received is not None:
+            trainer.should_stop = True
+
+    def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        self._restore()
+
+    def on_exception(self, trainer: L.Trainer, pl_module: L.LightningModule, exception: BaseException) -> None:
+        self._restore()
+
+    def _restore(self) -> None:
+        for number, handler in self._previous.items():
+            signal.signal(number, handler)
+        self._previous = {}
+
+
+class Checkpoints(L.Callback):
+    """``step-000500.ckpt`` every ``every`` steps, at the last step and where training is stopped; ``last.ckpt`` is the
+    newest of them. Has to be the last callback, so that what the others did in the step is in the file."""
+
+    LAST = "last.ckpt"
+
+    def __init__(self, folder: Path, every: int) -> None:
+        self.folder, self.every = folder, every
+        self.last: Path | None = None
+
+    def on_train_batch_end(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        step = trainer.global_step
+        if step % self.every == 0 or step == trainer.max_steps or trainer.should_stop:
+            self.save(trainer)
+
+    def save(self, trainer: L.Trainer) -> Path:
+        """The path of a checkpoint of the present step, written now unless it is there already."""
+        path = self.folder / f"step-{trainer.global_step:06d}.ckpt"
+        if path == self.last:
+            return path
+        with atomic_path(path) as temporary:
+            trainer.save_checkpoint(temporary)
+        link(path, self.folder / self.LAST)
+        self.last = path
+        return path
+
+
+def link(path: Path, name: Path) -> None:
+    """Makes ``name`` a second name of a file, or a copy where the file system has no hard links; never half written."""
+    temporary = name.with_name(f".{name.name}-{os.getpid()}")
+    temporary.unlink(missing_ok=True)
+    try:
+        os.link(path, temporary)
+    except OSError:
+        shutil.copy2(path, temporary)
+    os.replace(temporary, name)

@@ -1,0 +1,69 @@
+"""An exponential moving average of the weights, as a callback that keeps it in the checkpoint.
+
+Lightning's own ``EMAWeightAveraging`` deep-copies the module and averages what is frozen as well, puts the average
+where the weights belong in a checkpoint, and overwrites the weights with it when training ends or stops early.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import lightning as L  # as its documentation writes it
+import torch
+from torch import Tensor
+
+from ovikit.training.module import JointTraining
+
+
+class Ema(L.Callback):
+    """Averages the trained parameters after every step, in float32 or better.
+
+    ``decay`` rises with the steps, min(decay, (1 + n) / (10 + n)), so that a short run is not an average of its start.
+    """
+
+    def __init__(self, decay: float) -> None:
+        self.decay, self.steps = decay, 0
+        self._average: dict[str, Tensor] = {}
+
+    def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        for name, parameter in _trained(pl_module).items():
+            found = self._average.get(name, parameter.detach())
+            dtype = torch.promote_types(parameter.dtype, torch.float32)
+            self._average[name] = found.to(parameter.device, dtype, copy=True)
+
+    @torch.no_grad()
+    def on_train_batch_end(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        if trainer.global_step == self.steps:  # the step was skipped (a gradient scaler does that)
+            return
+        self.steps = trainer.global_step
+        decay = min(self.decay, (1 + self.steps) / (10 + self.steps))
+        new = [parameter.detach() for parameter in _trained(pl_module).values()]
+        old = list(self._average.values())
+        # foreach wants one dtype on both sides; only a model that is itself in bfloat16 needs the copies
+        new = [n if n.dtype == o.dtype else n.to(o.dtype) for n, o in zip(new, old, strict=True)]
+        torch._foreach_lerp_(old, new, 1 - decay)
+
+    def weights(self) -> dict[str, Tensor]:
+        """The averages by parameter name of the JointModel."""
+        return dict(self._average)
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"steps": self.steps, "average": dict(self._average)}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        self.steps, self._average = state_dict["steps"], dict(state_dict["average"])
+
+
+def _trained(module: L.LightningModule) -> dict[str, Tensor]:
+    assert isinstance(module, JointTraining)
+    return {name: p for name, p in module.model.named_parameters() if p.requires_grad}
+
+
+def final_weights(module: JointTraining, ema: Ema | None) -> dict[str, Tensor]:
+    """Every tensor of the JointModel on the CPU, the trained parameters replaced by their averages if there are any."""
+    state = {name: value.detach() for name, value in module.model.state_dict().items()}
+    if ema is not None:
+        state |= {name: value.to(state[name].dtype) for name, value in ema.weights().items()}
+    return {name: value.to("cpu").contiguous().clone() for name, value in state.items()}

@@ -1,0 +1,107 @@
+"""The training log: rows of numbers, to every logger of the run and by default to metrics.csv."""
+
+from __future__ import annotations
+
+import csv
+import time
+from collections.abc import Mapping
+from io import StringIO
+from pathlib import Path
+from typing import Any
+
+import lightning as L  # as its documentation writes it
+from lightning.pytorch.loggers import Logger
+
+from ovikit.files import atomic_write_text
+from ovikit.training.module import JointTraining
+from ovikit.types import Modality
+
+
+def columns(modalities: tuple[Modality, ...]) -> tuple[str, ...]:
+    """The columns of metrics.csv for a run that trains these modalities."""
+    return ("step", "epoch", "loss", *(f"loss_{m}" for m in modalities), "lr", "grad_norm", "elapsed_s")
+
+
+class CsvLog(Logger):
+    """A Lightning logger that appends rows to one file, each complete on disk before training goes on.
+
+    start: the step that training goes on from: rows after it, of steps that will be run again, are dropped
+    """
+
+    def __init__(self, path: Path, names: tuple[str, ...], start: int) -> None:
+        super().__init__()
+        self.path, self.names = path, names
+        rows = [row for row in read_metrics(path) if int(row["step"]) <= start] if start and path.exists() else []
+        text = StringIO()
+        writer = csv.DictWriter(text, names, restval="", lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(rows)
+        atomic_write_text(path, text.getvalue())
+
+    @property
+    def name(self) -> str:
+        return "csv"
+
+    @property
+    def version(self) -> str:
+        return ""
+
+    def log_hyperparams(self, params: Any, *args: Any, **kwargs: Any) -> None:
+        """Nothing: the recipe lies beside the file."""
+
+    def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
+        with self.path.open("a", newline="") as handle:
+            writer = csv.DictWriter(handle, self.names, restval="", lineterminator="\n")
+            writer.writerow({"step": step, **metrics})
+
+
+def read_metrics(path: Path) -> list[dict[str, str]]:
+    """The rows of a metrics.csv, a torn last row left out."""
+    with path.open(newline="") as handle:
+        return [row for row in csv.DictReader(handle) if None not in row.values() and None not in row]
+
+
+class Metrics(L.Callback):
+    """Sends a row to the loggers every ``every`` steps and at the last one: losses are means since the row before."""
+
+    def __init__(self, every: int, clips: int, batch_size: int) -> None:
+        self.every, self.clips, self.batch_size = every, clips, batch_size
+        self.last_row: dict[str, float] = {}
+        self._before_s, self._since = 0.0, time.monotonic()
+
+    @property
+    def elapsed_s(self) -> float:
+        """Seconds of training so far, those before an interruption included."""
+        return self._before_s + time.monotonic() - self._since
+
+    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        self._since = time.monotonic()
+
+    def on_train_batch_end(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        step = trainer.global_step
+        if step % self.every and step != trainer.max_steps:
+            return
+        assert isinstance(pl_module, JointTraining)
+        means = pl_module.watch.take_means()
+        if not means:
+            return  # a gradient scaler skipped this step: its row is written already
+        norm = pl_module.gradient_norm
+        schedule = trainer.lr_scheduler_configs[0].scheduler
+        self.last_row = {
+            "epoch": round(step * self.batch_size / self.clips, 4),
+            **means,
+            # Lightning has moved the schedule on already; the rate that this step was made with is one before.
+            "lr": schedule.base_lrs[0] * schedule.lr_lambdas[0](step - 1),
+            "grad_norm": float(norm) if norm is not None else 0.0,
+            "elapsed_s": round(self.elapsed_s, 3),
+        }
+        for logger in trainer.loggers:
+            logger.log_metrics(self.last_row, step)
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"elapsed_s": self.elapsed_s, "last_row": self.last_row}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        self._before_s, self.last_row = state_dict["elapsed_s"], state_dict["last_row"]

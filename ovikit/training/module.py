@@ -1,0 +1,158 @@
+"""The LightningModule: one step of training, from latents to losses.
+
+Shape legend: b batch, c channels, t y x latent steps, rows, columns.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+import lightning as L  # as its documentation writes it
+import torch
+from torch import Tensor, nn
+from torch.optim import AdamW, Optimizer
+from torch.optim.lr_scheduler import LambdaLR
+
+from ovikit.data.seeds import generator_for
+from ovikit.networks.joint import JointModel
+from ovikit.numerics import path
+from ovikit.numerics.protocols import Objective
+from ovikit.training.batches import Batch, drop_text
+from ovikit.training.watch import LossWatch, named_losses
+from ovikit.types import AV, Text, TokenGrid
+
+
+class JointTraining(L.LightningModule):
+    """Learns the velocity of the modalities that the batches hold.
+
+    All that is random in a step is drawn from generators made for that step (``ovikit/data/seeds.py``): the noise
+    levels and the dropped prompts on the CPU, the noise on the device.
+
+    grids:     of the latents, from the codecs
+    optimizer: makes the optimizer and its schedule for the trained parameters
+    """
+
+    def __init__(
+        self,
+        model: JointModel,
+        objective: Objective,
+        grids: AV[TokenGrid],
+        optimizer: AdamWCosine,
+        watch: LossWatch,
+        *,
+        seed: int,
+        text_dropout: float,
+        gradient_clip: float | None,
+    ) -> None:
+        super().__init__()
+        self.model, self.objective, self.grids, self.watch = model, objective, grids, watch
+        self.make_optimizer = optimizer
+        self.seed, self.text_dropout, self.gradient_clip = seed, text_dropout, gradient_clip
+        self.gradient_norm: Tensor | None = None
+        self._batch: list[int] = []
+
+    def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
+        """The weighted loss of a batch. On the CPU, NonFiniteError before the weights can be spoilt."""
+        # The step is the optimizer's, not ``batch_idx``: that one restarts, and what is drawn must not.
+        step = self.global_step
+        losses = self.losses(batch, step)
+        total = torch.stack([self.objective.weights[m] * loss for m, loss in losses.items()]).sum()
+        self._batch = list(batch.clips)
+        self.watch.record(step + 1, named_losses(total, losses), self._batch)
+        return total
+
+    def losses(self, batch: Batch, step: int) -> AV[Tensor]:
+        """The mean loss of each modality of a batch, with the random numbers of step ``step``."""
+        place = (step, self.global_rank)
+        data = batch.latents
+        size = next(iter(data.values())).shape[0]
+        small = generator_for(self.seed, "levels", *place)
+        sigma = self.objective.sample_sigma(small, size)
+        dropped = torch.rand(size, generator=small) < self.text_dropout
+        noise = AV.of({m: self._noise(x, m, *place) for m, x in data.items()})
+        sigma = data.zip(sigma, lambda x, level: level.to(x.device))
+        noisy = AV.of({m: path.mix(x, noise[m], sigma[m]) for m, x in data.items()})
+        prediction = self._predict(noisy, sigma, drop_text(batch.text, batch.empty, dropped))
+        return self.objective.loss(prediction, data.zip(noise, path.velocity), AV()).map(torch.mean)
+
+    def _noise(self, x: Tensor, modality: str, *place: int) -> Tensor:
+        generator = generator_for(self.seed, f"noise/{modality}", *place, device=x.device)
+        return torch.randn(x.shape, generator=generator, device=x.device, dtype=x.dtype)
+
+    def _predict(self, noisy: AV[Tensor], sigma: AV[Tensor], text: Text) -> AV[Tensor]:
+        dtype = next(self.model.parameters()).dtype
+        text = text.to(text.tokens.device, dtype)
+        context = self.model.embed_text(AV.of(dict.fromkeys(noisy.modalities, text)), cache=False)
+        return self.model(noisy.map(lambda x: x.to(dtype)), sigma, context, self.grids)
+
+    def configure_optimizers(self) -> dict[str, Any]:
+        # With a gradient scaler the fused kernel would unscale by itself, after the norm has been taken.
+        optimizer, schedule = self.make_optimizer(self.model, fused=self.trainer.precision != "16-mixed")
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+
+    def configure_gradient_clipping(
+        self, optimizer: Optimizer, gradient_clip_val: float | None = None, gradient_clip_algorithm: str | None = None
+    ) -> None:
+        """Clips, and keeps the norm from before for the log. The norm is measured once, also without clipping."""
+        parameters = [p for group in optimizer.param_groups for p in group["params"] if p.grad is not None]
+        norm = nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None])
+        if self.trainer.precision != "16-mixed":  # whose scaler expects infinities and skips such steps itself
+            self.watch.expect_finite(self.global_step + 1, "the gradient", norm, self._batch)
+        if self.gradient_clip is not None:
+            nn.utils.clip_grads_with_norm_(parameters, self.gradient_clip, norm)
+        self.gradient_norm = norm
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Adds what Lightning does not keep. ovikit draws nothing from the global generators, but a network of a
+        plugin may (``nn.Dropout`` does), and its resumed run must be exact as well."""
+        self.watch.check()
+        checkpoint["ovikit"] = {
+            "watch": self.watch.state_dict(),
+            "rng": torch.get_rng_state(),
+            "rng_cuda": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
+        }
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        kept: Mapping[str, Any] = checkpoint["ovikit"]
+        self.watch.load_state_dict(kept["watch"])
+        torch.set_rng_state(kept["rng"].cpu())
+        if torch.cuda.is_available() and len(kept["rng_cuda"]) == torch.cuda.device_count():
+            torch.cuda.set_rng_state_all([state.cpu() for state in kept["rng_cuda"]])
+
+
+class AdamWCosine:
+    """Makes AdamW with a linear warm-up and a cosine decay, by optimizer step."""
+
+    def __init__(
+        self,
+        *,
+        steps: int,
+        learning_rate: float,
+        betas: tuple[float, float],
+        eps: float,
+        weight_decay: float,
+        warmup_steps: int,
+        final_fraction: float,
+    ) -> None:
+        self.steps, self.warmup_steps, self.final_fraction = steps, warmup_steps, final_fraction
+        self.learning_rate, self.betas, self.eps, self.weight_decay = learning_rate, betas, eps, weight_decay
+
+    def __call__(self, model: nn.Module, fused: bool) -> tuple[Optimizer, LambdaLR]:
+        """Optimizer and schedule of the parameters that are trained. Gains, biases and other vectors do not decay."""
+        trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
+        groups = [
+            {"params": [p for p in trained if p.ndim > 1], "weight_decay": self.weight_decay},
+            {"params": [p for p in trained if p.ndim <= 1], "weight_decay": 0.0},
+        ]
+        optimizer = AdamW(groups, lr=self.learning_rate, betas=self.betas, eps=self.eps, fused=fused)
+        return optimizer, LambdaLR(optimizer, self.factor)
+
+    def factor(self, step: int) -> float:
+        """Share of the highest learning rate at a step counted from 0: the warm-up's last step has all of it, the
+        run's last step has ``final_fraction``."""
+        if step < self.warmup_steps:
+            return (step + 1) / (self.warmup_steps + 1)
+        done = (step - self.warmup_steps) / max(1, self.steps - 1 - self.warmup_steps)
+        return self.final_fraction + (1 - self.final_fraction) * 0.5 * (1 + math.cos(math.pi * min(1.0, done)))

@@ -1,0 +1,75 @@
+"""Which parameters a run trains: the stage and the freeze patterns, settled before the optimizer is made."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+from typing import Literal
+
+from torch import nn
+
+from ovikit.errors import UserError
+from ovikit.types import MODALITIES, Modality
+
+Part = Literal["video", "audio", "fusion"]
+PARTS: tuple[Part, ...] = ("video", "audio", "fusion")
+Stage = Literal["joint", "audio", "video"]
+
+
+@dataclass(frozen=True, slots=True)
+class Count:
+    """How many parameters of one part of the model are trained, and how many stay as they are."""
+
+    trained: int
+    frozen: int
+
+
+def stage_modalities(stage: Stage) -> tuple[Modality, ...]:
+    """The modalities that a stage trains, video first."""
+    return MODALITIES if stage == "joint" else (stage,)
+
+
+def part_of(name: str) -> Part:
+    """The part of a JointModel that a parameter belongs to, from its name: a tower, or what lies between them."""
+    pieces = name.split(".")
+    if pieces[0] == "towers":
+        return "video" if pieces[1] == "video" else "audio"
+    if pieces[0] == "layers" and pieces[2] == "blocks":
+        return "video" if pieces[3] == "video" else "audio"
+    return "fusion"
+
+
+def select_trained(model: nn.Module, stage: Stage, freeze: Sequence[str]) -> None:
+    """Leaves ``requires_grad`` set on what is trained: nothing of a modality outside the stage, nothing frozen.
+
+    A stage of one modality never runs the fusion, so the fusion is not trained either. UserError for a pattern that
+    matches nothing and for a run that would train nothing.
+    """
+    names = [name for name, _ in model.named_parameters()]
+    for pattern in freeze:
+        if not any(fnmatchcase(name, pattern) for name in names):
+            shown = ", ".join(names[:3])
+            raise UserError(
+                f"the pattern '{pattern}' matches no parameter", "training.freeze", f"parameters are named {shown}, ..."
+            )
+    trained_parts = PARTS if stage == "joint" else (stage,)
+    for name, parameter in model.named_parameters():
+        frozen = any(fnmatchcase(name, pattern) for pattern in freeze)
+        parameter.requires_grad_(part_of(name) in trained_parts and not frozen)
+    for modality in stage_modalities(stage):
+        if not any(p.requires_grad for name, p in model.named_parameters() if part_of(name) in (modality, "fusion")):
+            raise UserError(
+                f"stage '{stage}' trains {modality}, but every parameter of it is frozen", "training.freeze"
+            )
+
+
+def count_parameters(model: nn.Module) -> dict[Part, Count]:
+    """How many parameters each part of the model has, trained and frozen; parts without any are left out."""
+    counts = {part: Count(0, 0) for part in PARTS}
+    for name, parameter in model.named_parameters():
+        part, size = part_of(name), parameter.numel()
+        old = counts[part]
+        grown = (old.trained + size, old.frozen) if parameter.requires_grad else (old.trained, old.frozen + size)
+        counts[part] = Count(*grown)
+    return {part: count for part, count in counts.items() if count.trained + count.frozen}

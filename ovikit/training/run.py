@@ -1,0 +1,237 @@
+"""A recipe to a trained model in a run folder."""
+
+from __future__ import annotations
+
+import logging
+import signal
+import time
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import lightning as L  # as its documentation writes it
+import torch
+from lightning.pytorch.plugins.environments import LightningEnvironment
+from rich.console import Console
+
+from ovikit.data.latents import LatentClips, prepare_latents
+from ovikit.data.sampler import EpochSampler
+from ovikit.errors import UserError
+from ovikit.kernel.events import RunFailed, RunFinished, RunStarted
+from ovikit.kernel.manager import fire
+from ovikit.recipe import build
+from ovikit.recipe.lock import write_lock
+from ovikit.recipe.models import Recipe, Training
+from ovikit.training.callbacks import Checkpoints, StopOnSignal
+from ovikit.training.datamodule import LatentData
+from ovikit.training.display import TrainingProgress, clock, encoding_progress, training_table
+from ovikit.training.ema import Ema, final_weights
+from ovikit.training.metrics import CsvLog, Metrics, columns
+from ovikit.training.module import AdamWCosine, JointTraining
+from ovikit.training.parameters import select_trained, stage_modalities
+from ovikit.training.runfolder import RunFolder
+from ovikit.training.watch import LossWatch, NonFiniteError
+from ovikit.types import AV
+
+
+@dataclass(frozen=True, slots=True)
+class TrainResult:
+    """How a run ended.
+
+    step:       optimizer steps done, of ``steps``
+    weights:    the final weights; None when the run was stopped before its end
+    stopped_by: the signal that stopped it
+    checkpoint: the newest checkpoint
+    """
+
+    run: Path
+    step: int
+    steps: int
+    weights: Path | None
+    stopped_by: signal.Signals | None
+    checkpoint: Path | None
+
+
+def train(recipe: Recipe, run: Path | str, *, resume: bool = False, console: Console | None = None) -> TrainResult:
+    """The result of training the recipe in the folder ``run``, until its last step or until it is told to stop.
+
+    A run that is finished is left as it is. UserError when the folder holds another recipe's run, or an unfinished
+    run and ``resume`` is not set; NonFiniteError when a loss is not a number.
+    """
+    folder, shown = RunFolder(Path(run)), console or Console(quiet=True)
+    training = build.training_of(recipe)
+    _refuse_device(training)
+    folder.refuse_other_recipe(recipe)
+    steps = training.trainer.max_steps
+    if (done := folder.finished_step()) is not None:
+        shown.print(f"this run is finished: {done} steps, weights in {folder.weights}")
+        return TrainResult(folder.path, done, steps, folder.weights, None, folder.last)
+    start = folder.last_step()
+    if start is not None and not resume:
+        raise UserError(
+            f"this folder holds a run that stopped at step {start} of {steps}",
+            str(folder.path),
+            "go on with --resume, give another folder with --run, or delete this one",
+        )
+    write_lock(recipe, folder.lock)
+    with _observed(recipe, folder) as finish:
+        result = _train(recipe, training, folder, start, shown)
+        finish(result)
+    return result
+
+
+def _refuse_device(training: Training) -> None:
+    trainer = training.trainer
+    if trainer.devices != 1:
+        raise UserError(f"training runs on one device so far, not on {trainer.devices}", "training.trainer.devices")
+    absent = {
+        "cuda": not torch.cuda.is_available(),
+        "mps": not torch.backends.mps.is_available(),
+    }.get(trainer.accelerator, False)
+    if absent:
+        raise UserError(
+            f"there is no {trainer.accelerator} device on this machine",
+            "training.trainer.accelerator",
+            "-o training.trainer.accelerator=cpu trains on the processor",
+        )
+
+
+class _Finish:
+    """Takes the result, so that the observers can be told of it."""
+
+    def __init__(self) -> None:
+        self.result: TrainResult | None = None
+        self.losses: dict[str, float] = {}
+
+    def __call__(self, result: TrainResult) -> None:
+        self.result = result
+
+
+@contextmanager
+def _observed(recipe: Recipe, folder: RunFolder) -> Iterator[_Finish]:
+    """Tells the observers that the run started, and how it ended."""
+    fire(RunStarted("train", folder.path, recipe.name, recipe.digest))
+    began, finish = time.monotonic(), _Finish()
+
+    def spent() -> float:
+        return time.monotonic() - began
+
+    try:
+        yield finish
+    except BaseException as error:
+        fire(RunFailed("train", folder.path, spent(), str(error) or type(error).__name__))
+        raise
+    result = finish.result
+    assert result is not None
+    if result.stopped_by is not None:
+        told = f"stopped by {result.stopped_by.name} at step {result.step} of {result.steps}"
+        fire(RunFailed("train", folder.path, spent(), told))
+    else:
+        fire(RunFinished("train", folder.path, spent(), {"step": float(result.step)}))
+
+
+def _train(recipe: Recipe, training: Training, folder: RunFolder, start: int | None, console: Console) -> TrainResult:
+    modalities = stage_modalities(training.stage)
+    built = build.build_codecs(recipe)
+    codecs = AV.of({modality: built[modality] for modality in modalities})
+    conditioner = build.build_conditioner(recipe)
+    model = build.build_model(recipe, built, conditioner)
+    select_trained(model, training.stage, training.freeze)
+    objective = build.build_objective(recipe)
+    context, report = encoding_progress(console)
+    with context:
+        clips = prepare_latents(
+            build.build_dataset(recipe), codecs, conditioner, build.clip_spec(recipe), folder.cache, report
+        )
+    console.print(training_table(model, objective, modalities, len(clips), training.optimizer.learning_rate))
+    optimizer, trainer = training.optimizer, training.trainer
+    module = JointTraining(
+        model,
+        objective,
+        codecs.map(lambda codec: codec.grid()),
+        AdamWCosine(steps=trainer.max_steps, **optimizer.to_dict()),
+        LossWatch(clips.names),
+        seed=training.seed,
+        text_dropout=training.text_dropout,
+        gradient_clip=trainer.gradient_clip,
+    )
+    return _fit(recipe, training, folder, module, clips, start, console)
+
+
+def _fit(
+    recipe: Recipe, training: Training, folder: RunFolder, module: JointTraining, clips: LatentClips,
+    start: int | None, console: Console,
+) -> TrainResult:  # fmt: skip
+    settings = training.trainer
+    ema = Ema(training.ema.decay) if training.ema is not None else None
+    metrics = Metrics(settings.log_every_steps, len(clips), training.batch_size)
+    stop = StopOnSignal(console.print)
+    checkpoints = Checkpoints(folder.checkpoints, settings.checkpoint_every_steps)
+    shown = TrainingProgress(console, metrics)
+    callbacks = [one for one in (ema, metrics, stop, shown, checkpoints) if one is not None]
+    log = CsvLog(folder.metrics, columns(clips.latents.modalities), start or 0)
+    data = LatentData(clips, EpochSampler(len(clips), training.batch_size, training.seed), settings.workers)
+    if start is not None:
+        console.print(f"going on from step {start} of {settings.max_steps}")
+    with _quiet_lightning():
+        trainer = make_trainer(training, folder.path, callbacks, log)
+        try:
+            trainer.fit(
+                module, datamodule=data, ckpt_path=folder.last if start is not None else None, weights_only=True
+            )
+        except NonFiniteError as error:
+            raise error.with_hint(_after_nan(checkpoints.last or (folder.last if start else None))) from error
+    step = trainer.global_step
+    if step < settings.max_steps:
+        return TrainResult(folder.path, step, settings.max_steps, None, stop.received, checkpoints.last)
+    folder.write_weights(final_weights(module, ema), recipe, step, ema is not None)
+    console.print(f"trained {step} steps in {clock(metrics.elapsed_s)}: {folder.weights}")
+    return TrainResult(folder.path, step, settings.max_steps, folder.weights, None, checkpoints.last)
+
+
+def make_trainer(training: Training, folder: Path, callbacks: list[L.Callback], log: CsvLog) -> L.Trainer:
+    """Lightning's Trainer with the fields that a recipe may set, and everything else as ovikit needs it."""
+    settings = training.trainer
+    return L.Trainer(
+        max_steps=settings.max_steps,
+        accelerator=settings.accelerator,
+        devices=settings.devices,
+        precision=settings.precision,
+        callbacks=callbacks,
+        logger=[log],
+        default_root_dir=folder,
+        # one endless epoch that may be left at any step
+        max_epochs=-1,
+        min_epochs=0,
+        # ours are atomic, and know the run folder
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        use_distributed_sampler=False,
+        # the number of processes is the recipe's, not what a cluster's variables suggest
+        plugins=[LightningEnvironment()],
+    )
+
+
+def _after_nan(checkpoint: Path | None) -> str:
+    look = "look at these clips, or lower training.optimizer.learning_rate"
+    kept = f"the last good checkpoint is {checkpoint}" if checkpoint else "no checkpoint had been written yet"
+    return f"{kept}; {look}"
+
+
+@contextmanager
+def _quiet_lightning() -> Iterator[None]:
+    """Lightning without its tips and its list of devices. Warnings pass, except those named here, which are about
+    loops and loaders that a user of a recipe cannot change."""
+    logger = logging.getLogger("lightning.pytorch")
+    utilities = logging.getLogger("lightning.pytorch.utilities.rank_zero")
+    before = logger.level, utilities.level
+    logger.setLevel(logging.WARNING)
+    utilities.setLevel(logging.WARNING)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message=r".*does not have many workers.*")
+        yield
+    logger.setLevel(before[0])
+    utilities.setLevel(before[1])

@@ -1,0 +1,108 @@
+"""The folder of a training run: where its files lie, and what state it is in."""
+
+from __future__ import annotations
+
+import pickle
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from ovikit.errors import UserError
+from ovikit.files import atomic_path
+from ovikit.recipe.diff import differences
+from ovikit.recipe.document import read_yaml
+from ovikit.recipe.models import Recipe
+
+
+@dataclass(frozen=True)
+class RunFolder:
+    """The files of a run. ``ovikit generate`` reads the recipe's lock and the weights."""
+
+    path: Path
+
+    @property
+    def lock(self) -> Path:
+        return self.path / "recipe.lock.yaml"
+
+    @property
+    def metrics(self) -> Path:
+        return self.path / "metrics.csv"
+
+    @property
+    def checkpoints(self) -> Path:
+        return self.path / "checkpoints"
+
+    @property
+    def last(self) -> Path:
+        return self.checkpoints / "last.ckpt"
+
+    @property
+    def weights(self) -> Path:
+        return self.path / "weights.safetensors"
+
+    @property
+    def cache(self) -> Path:
+        return self.path / "cache"
+
+    def refuse_other_recipe(self, recipe: Recipe) -> None:
+        """UserError when the folder holds a run of another recipe, saying where the two differ."""
+        if not self.lock.exists():
+            return
+        data = read_yaml(self.lock).data
+        if data.pop("lock", {}).get("digest") == recipe.digest:
+            return
+        ours = recipe.to_dict()
+        for document in (data, ours):
+            document.pop("evaluation", None)
+        found = [f"{one.path}: {one.old} there, {one.new} here" for one in differences(data, ours)]
+        shown = "\n    ".join(found[:6]) + ("\n    ..." if len(found) > 6 else "")
+        raise UserError(
+            f"this folder holds a run of another recipe ('{data.get('name')}')\n    {shown}",
+            str(self.path),
+            "give another folder with --run, or delete this one",
+        )
+
+    def finished_step(self) -> int | None:
+        """The step that the final weights were written at, or None before the run is finished."""
+        if not self.weights.exists():
+            return None
+        try:
+            with safe_open(self.weights, framework="pt") as handle:
+                return int((handle.metadata() or {})["step"])
+        except (SafetensorError, KeyError) as error:
+            raise UserError(
+                f"these weights cannot be read ({error})", str(self.weights), "delete them and go on with --resume"
+            ) from error
+
+    def last_step(self) -> int | None:
+        """The step of the newest checkpoint, or None where there is none. UserError for one that cannot be read."""
+        if not self.last.exists():
+            return None
+        try:
+            checkpoint: dict[str, Any] = torch.load(self.last, map_location="cpu", weights_only=True, mmap=True)
+            return int(checkpoint["global_step"])
+        except (OSError, RuntimeError, ValueError, KeyError, EOFError, pickle.UnpicklingError) as error:
+            # the first line only: torch adds advice on loading without safety
+            reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+            raise UserError(
+                f"this checkpoint cannot be read ({reason})",
+                str(self.last),
+                "copy an earlier step-*.ckpt of the same folder over it and go on with --resume",
+            ) from error
+
+    def write_weights(self, tensors: dict[str, Tensor], recipe: Recipe, step: int, averaged: bool) -> None:
+        """Writes the final weights, complete or not at all, with what they are in the metadata."""
+        metadata = {
+            "format": "ovikit",
+            "recipe": recipe.name,
+            "digest": recipe.digest,
+            "step": str(step),
+            "weights": "ema" if averaged else "last",
+        }
+        with atomic_path(self.weights) as temporary:
+            save_file(tensors, temporary, metadata)

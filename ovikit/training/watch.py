@@ -1,0 +1,84 @@
+"""What the losses of the last steps were: their means for the log, and whether one of them is not a number."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import torch
+from torch import Tensor
+
+from ovikit.errors import UserError
+from ovikit.types import AV
+
+
+class NonFiniteError(UserError):
+    """The loss or the gradient of a step is NaN or infinite.
+
+    step: counted from 1, as in metrics.csv
+    clips: names of the clips of its batch
+    """
+
+    def __init__(self, step: int, what: str, clips: Sequence[str], hint: str | None = None) -> None:
+        self.step, self.clips, self.quantity = step, tuple(clips), what
+        super().__init__(f"{what} is not finite at step {step}; the batch was {', '.join(clips)}", None, hint)
+
+    def with_hint(self, hint: str) -> NonFiniteError:
+        return NonFiniteError(self.step, self.quantity, self.clips, hint)
+
+
+class LossWatch:
+    """Losses since the last row of the log, kept on the device until somebody asks."""
+
+    def __init__(self, names: Sequence[str]) -> None:
+        self._names = names
+        self._sums: dict[str, Tensor] = {}
+        self._steps = 0
+        self._unchecked: list[tuple[int, str, Tensor, Sequence[int]]] = []
+
+    def record(self, step: int, losses: Mapping[str, Tensor], batch: Sequence[int]) -> None:
+        """Takes the scalar losses of step ``step`` and the indices of its clips."""
+        for name, loss in losses.items():
+            value = loss.detach().float()
+            self._sums[name] = self._sums[name] + value if name in self._sums else value
+        self._steps += 1
+        self.expect_finite(step, "the loss", sum(loss.detach() for loss in losses.values()), batch)
+
+    def expect_finite(self, step: int, what: str, value: Tensor | int, batch: Sequence[int]) -> None:
+        """Remembers a scalar that must be finite: looked at now on the CPU, where that costs nothing, else at the
+        next ``check``, so that no step waits for the device."""
+        assert isinstance(value, Tensor)  # a step has at least one loss
+        self._unchecked.append((step, what, value.detach(), batch))
+        if value.device.type == "cpu":
+            self.check()
+
+    def check(self) -> None:
+        """NonFiniteError naming the first step since the last check that went wrong, if one did."""
+        pending, self._unchecked = self._unchecked, []
+        if not pending:
+            return
+        finite = torch.stack([value for _, _, value, _ in pending]).isfinite().tolist()
+        for good, (step, what, _, batch) in zip(finite, pending, strict=True):
+            if not good:
+                raise NonFiniteError(step, what, [self._names[index] for index in batch])
+
+    def take_means(self) -> dict[str, float]:
+        """Mean of each loss since the last call, which starts anew."""
+        self.check()
+        means = {name: float(value) / self._steps for name, value in self._sums.items()}
+        self._sums, self._steps = {}, 0
+        return means
+
+    def state_dict(self) -> dict[str, object]:
+        return {"steps": self._steps, "sums": {name: float(value) for name, value in self._sums.items()}}
+
+    def load_state_dict(self, state: Mapping[str, object]) -> None:
+        sums, steps = state["sums"], state["steps"]
+        assert isinstance(sums, Mapping)
+        assert isinstance(steps, int)
+        self._sums = {name: torch.tensor(value, dtype=torch.float32) for name, value in sums.items()}
+        self._steps = steps
+
+
+def named_losses(total: Tensor, losses: AV[Tensor]) -> dict[str, Tensor]:
+    """The total and each modality's loss under the names that the log uses."""
+    return {"loss": total, **{f"loss_{modality}": loss for modality, loss in losses.items()}}
