@@ -14,7 +14,7 @@ from typer.core import TyperGroup
 
 from ovikit.errors import UserError
 
-COMMANDS = ("plugins", "recipe", "train", "generate", "evaluate", "parity")
+COMMANDS = ("plugins", "recipe", "train", "generate", "evaluate", "parity", "demo")
 
 
 class _Group(TyperGroup):

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import cache
 from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pluggy
 import typer
@@ -58,7 +58,7 @@ class Plugins:
                 raise PluginError(
                     f"{KINDS[kind].hook} gave {found!r}, which is not a sequence of Components", str(plugin)
                 )
-            for component in found:  # pyright: ignore[reportUnknownVariableType]
+            for component in cast(Sequence[object], found):
                 self.catalog.add(Registered(kind, refuse_bad_component(kind, component, plugin), plugin))
 
     def checked(self) -> Plugins:

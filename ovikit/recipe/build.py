@@ -56,7 +56,7 @@ def clip_spec(recipe: Recipe) -> ClipSpec:
 def _per_modality(recipe: Recipe, video: Slot | None, audio: Slot | None) -> AV[Slot]:
     """The slots of the modalities that have a tower."""
     pair = AV(video, audio)
-    return AV.of({modality: pair[modality] for modality in recipe.model.modalities})
+    return AV[Slot].of({modality: pair[modality] for modality in recipe.model.modalities})
 
 
 def build_codecs(recipe: Recipe) -> AV[Codec]:
@@ -99,7 +99,7 @@ def _on_meta(recipe: Recipe, codecs: AV[Codec], conditioner: Conditioner) -> Joi
 
     with torch.device("meta"):
         slots = _per_modality(recipe, parts.video, parts.audio)
-        towers = AV.of({modality: tower(modality, slot) for modality, slot in slots.items()})
+        towers = AV[nn.Module].of({modality: tower(modality, slot) for modality, slot in slots.items()})
         told = towers.map(lambda one: cast(Backbone, one))
         depths = sorted({one.depth for one in told.values()})
         fusion: Sequence[nn.Module | None] = build_slot(

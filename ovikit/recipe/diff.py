@@ -24,6 +24,10 @@ class _Absent:
 ABSENT = _Absent()
 
 
+def _mapping(value: object) -> Mapping[str, Any] | None:
+    return cast(Mapping[str, Any], value) if isinstance(value, Mapping) else None
+
+
 def differences(old: Mapping[str, Any], new: Mapping[str, Any], above: str = "") -> Iterator[Difference]:
     """Each differing path of two plain documents, in the order of the first, then what only the second has.
 
@@ -31,8 +35,8 @@ def differences(old: Mapping[str, Any], new: Mapping[str, Any], above: str = "")
     """
     for key in [*old, *(key for key in new if key not in old)]:
         path, a, b = f"{above}{key}", old.get(key, ABSENT), new.get(key, ABSENT)
-        if isinstance(a, Mapping) and isinstance(b, Mapping):
-            one, other = cast(Mapping[str, Any], a), cast(Mapping[str, Any], b)
+        one, other = _mapping(a), _mapping(b)
+        if one is not None and other is not None:
             if one.get("type") == other.get("type"):
                 yield from differences(one, other, f"{path}.")
                 continue

@@ -139,7 +139,7 @@ class _Reader:
         return value
 
     def _syntax(self, error: YAMLError) -> Problem:
-        line, told = 1, str(error)
+        line, told = 1, str(error).partition("\n")[0]
         if isinstance(error, MarkedYAMLError):
             mark: Any = cast(Any, error).problem_mark
             line = mark.line + 1 if mark is not None else 1

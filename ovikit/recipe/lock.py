@@ -12,6 +12,7 @@ from typing import Any
 
 from ruamel.yaml import YAML
 from ruamel.yaml.comments import CommentedSeq
+from ruamel.yaml.representer import RoundTripRepresenter
 
 from ovikit.errors import UserError
 from ovikit.files import atomic_write_text, sha256_of
@@ -83,10 +84,22 @@ def write_lock(recipe: Recipe, path: Path | str, catalog: Catalog | None = None)
 def dump_yaml(data: dict[str, Any]) -> str:
     """Plain data as YAML 1.2: keys in their order, lists on one line."""
     yaml: Any = YAML()
+    yaml.Representer = _Representer
     yaml.width = 4096
     buffer = io.StringIO()
     yaml.dump(_inline_lists(data), buffer)
     return buffer.getvalue()
+
+
+class _Representer(RoundTripRepresenter):
+    """Writes null as a word, where ruamel would write nothing."""
+
+
+def _null(representer: Any, _: None) -> Any:
+    return representer.represent_scalar("tag:yaml.org,2002:null", "null")
+
+
+_Representer.add_representer(type(None), _null)  # pyright: ignore[reportUnknownMemberType]
 
 
 def _inline_lists(value: Any) -> Any:

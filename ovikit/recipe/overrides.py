@@ -66,11 +66,11 @@ class _Walk:
         """Raises RecipeError unless ``keys`` lead somewhere; a slot left to its default is written out on the way."""
         self._fields(model.model_fields, (), keys)
 
-    def _fields(self, fields: Mapping[str, FieldInfo], done: Keys, rest: Keys) -> None:
+    def _fields(self, fields: Mapping[str, FieldInfo], done: Keys, rest: Keys, extra: tuple[str, ...] = ()) -> None:
         """Refuses ``rest`` unless it leads somewhere below a mapping with these fields."""
         key, after = rest[0], rest[1:]
         if key not in fields:
-            raise self._error((*done, key), f"there is no such option; {suggestion(str(key), fields)}")
+            raise self._error((*done, key), f"there is no such option; {suggestion(str(key), [*fields, *extra])}")
         field, here = fields[str(key)], (*done, key)
         if (mark := slot_mark(field)) is not None:
             self._slot(mark.kind, field, here, after)
@@ -101,12 +101,15 @@ class _Walk:
             config = self.catalog.find(kind, name).component.config
         except UnknownComponentError as error:
             raise self._error((*here, "type"), error.what) from None
-        self._fields(config.model_fields, here, rest)
+        self._fields(config.model_fields, here, rest, ("type", *own_keys(field)))
 
     def _value(self, keys: Keys) -> Any:
         here: Any = self.source.data
         for key in keys:
-            here = cast(dict[Any, Any], here).get(key) if isinstance(here, dict) else None
+            if isinstance(here, list):
+                here = cast(list[Any], here)[int(key)]
+            else:
+                here = (mapping(here) or {}).get(str(key))
         return here
 
     def _error(self, keys: Keys, message: str) -> RecipeError:

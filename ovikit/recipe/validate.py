@@ -16,6 +16,8 @@ from ovikit.recipe.models import CheckpointSlot, Document, Slot
 from ovikit.recipe.shape import fields_at, is_list, is_optional, own_keys, section, slot_mark
 
 D = TypeVar("D", bound=Document)
+# What pydantic's messages begin with; ours begin with the path.
+_SUBJECTS = ("Input ", "String ", "Tuple ", "List ")
 
 
 def validate(model: type[D], source: Source, catalog: Catalog) -> D:
@@ -118,4 +120,6 @@ class _Filler:
             return f"should be a mapping, not {describe(error['input'])}"
         if kind in ("value_error", "assertion_error"):
             return told.partition(", ")[2]
-        return f"{told.replace('Input should', 'should')}, not {describe(error['input'])}"
+        for subject in _SUBJECTS:
+            told = told.removeprefix(subject)
+        return f"{told.replace('a valid tuple', 'a list')}, not {describe(error['input'])}"
