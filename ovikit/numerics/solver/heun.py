@@ -2,8 +2,9 @@
 
 x' = x_s + h v(x_s, sigma_s),   x_t = x_s + h (v(x_s, sigma_s) + v(x', sigma_t)) / 2,   h = sigma_t - sigma_s
 
-A step to sigma 0 is an Euler step, as in EDM (arXiv 2206.00364, Algorithm 1): one latent cannot tell what noise it is
-without, and the velocity at 0 need not be the limit of those before it. Its error is of second order, and made once.
+A step to sigma 0 is an Euler step, as in EDM (arXiv 2206.00364, Algorithm 1): latents at sigma 0 hold no trace of the
+noise, and the velocity there need not be the limit of those before it. The error of that step is of second order, and
+made once.
 """
 
 from __future__ import annotations
@@ -31,7 +32,7 @@ class Heun:
     ) -> tuple[AV[Tensor], None]:
         first = field(x, sigma)
         guess = euler_step(x, first, sigma, next_sigma, "float64")
-        if all(level == 0 for level in next_sigma.values()):
+        if all(next_sigma[modality] == 0 for modality in first.modalities):
             return guess, None
         second = field(guess, next_sigma)
         mean = AV[Tensor].of({m: v if next_sigma[m] == 0 else (v + second[m]) / 2 for m, v in first.items()})
