@@ -14,7 +14,7 @@ from ovikit.evaluation.protocols import PromptItem
 
 COLUMNS = ("text_prompt", "prompt")
 """Where a CSV or JSONL row holds its prompt; the first is the name that the released model's files use."""
-_SAFE = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
+SAFE_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 
 Row = tuple[int, str, str | None]
 """Line number, prompt, id or None."""
@@ -57,7 +57,7 @@ def _items(rows: Iterator[Row], path: Path) -> list[PromptItem]:
         name = _position(len(items)) if given is None else given
         if not prompt.strip():
             raise UserError("the prompt is empty", where)
-        if not _SAFE.fullmatch(name):
+        if not SAFE_ID.fullmatch(name):
             raise UserError(f"the id '{name}' cannot name a file", where, "use letters, digits, '.', '_' and '-'")
         if name in lines:
             raise UserError(f"the id '{name}' was already given in line {lines[name]}", where)

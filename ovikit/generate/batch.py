@@ -1,0 +1,152 @@
+"""A model, its codecs and a sampling recipe bound together: prompts and noise in, clips out.
+
+Shape legend: b clips of a batch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from ovikit.errors import UserError
+from ovikit.generate.jobs import Job
+from ovikit.networks.joint import JointModel
+from ovikit.networks.protocols import Codec, Conditioner
+from ovikit.numerics.guidance import NEGATIVE, PROMPT
+from ovikit.numerics.protocols import Pass
+from ovikit.numerics.sample import Callback, draw_noise, sample
+from ovikit.recipe.build import Sampling
+from ovikit.types import AV, Clip, ClipSpec, Context, KeyValue, Modality, Text, TokenGrid
+
+
+@dataclass(frozen=True, slots=True)
+class BoundNetwork:
+    """The velocity field of one batch: the model with its texts, ready for ``sample``.
+
+    contexts: by conditioning, the text as each tower sees it, with every layer's keys and values
+    """
+
+    model: JointModel
+    contexts: Mapping[str, AV[Context]]
+    grids: AV[TokenGrid]
+    dtype: torch.dtype
+
+    def __call__(self, x: AV[Tensor], told: AV[float], run: Pass) -> AV[Tensor]:
+        """Velocity of each modality at the noise level ``told``."""
+
+        def level(modality: Modality, value: Tensor) -> Tensor:
+            return torch.full((value.shape[0],), told[modality], dtype=torch.float64, device=value.device)
+
+        sigma = AV.of({modality: level(modality, value) for modality, value in x.items()})
+        return self.model(
+            x.map(lambda value: value.to(self.dtype)),
+            sigma,
+            self.contexts[run.conditioning],
+            self.grids,
+            perturbation=run.perturbation,
+        )
+
+
+class Generator:
+    """Makes batches of clips. The negative text is encoded once; each prompt once, with its batch."""
+
+    def __init__(
+        self,
+        model: JointModel,
+        codecs: AV[Codec],
+        conditioner: Conditioner,
+        sampling: Sampling,
+        clip: ClipSpec,
+        device: torch.device | str = "cpu",
+    ) -> None:
+        self.model = model.eval()
+        self.codecs, self.conditioner, self.sampling, self.clip = codecs, conditioner, sampling, clip
+        self.device = torch.device(device)
+        self.dtype = next(model.parameters()).dtype
+        with torch.no_grad():
+            self._negative = self._contexts(
+                AV.of({m: [sampling.negative.get(m) or ""] for m in model.modalities}), copies=1
+            )
+
+    def _contexts(self, prompts: AV[Sequence[str]], copies: int) -> AV[Context]:
+        def encode(texts: Sequence[str]) -> Text:
+            return self.conditioner.encode(list(texts)).to(self.device, self.dtype)
+
+        shared = prompts.video is not None and prompts.video == prompts.audio
+        once = encode(next(prompts.values())) if shared else None
+        texts = prompts.map(lambda one: encode(one) if once is None else once)
+        return self.model.embed_text(texts, cache=True).map(lambda context: _repeated(context, copies))
+
+    @torch.no_grad()
+    def clips(self, jobs: Sequence[Job], callback: Callback | None = None) -> list[Clip]:
+        """One clip per job, in order. UserError naming the clip whose samples are not finite.
+
+        Each clip's noise comes from its own seed, so it is the same in whatever batch the clip is made.
+        """
+        prompts = [job.prompt for job in jobs]
+        contexts = {
+            PROMPT: self._contexts(AV.of(dict.fromkeys(self.model.modalities, prompts)), copies=1),
+            NEGATIVE: self._negative.map(lambda context: _repeated(context, len(jobs))),
+        }
+        codecs = AV.of({m: self.codecs[m] for m in self.model.modalities})
+        network = BoundNetwork(self.model, contexts, codecs.map(lambda codec: codec.grid()), self.dtype)
+        noises = [draw_noise(codecs.map(lambda codec: (1, *codec.shape())), job.seed) for job in jobs]
+        noise = AV.of({m: torch.cat([one[m] for one in noises]).to(self.device) for m in codecs.modalities})
+        parts = self.sampling
+        latents = sample(network, noise, parts.schedule, parts.solver, parts.guidance, parts.steps, callback=callback)
+        # Codecs work on one clip at a time: their memory is the pixels', not the latents'.
+        return [self._decoded(job, _item(latents, i)) for i, job in enumerate(jobs)]
+
+    def _decoded(self, job: Job, latents: AV[Tensor]) -> Clip:
+        samples = latents.zip(self.codecs, lambda value, codec: codec.decode(value.float())[0].float().cpu())
+        for modality, value in samples.items():
+            if not bool(torch.isfinite(value).all()):
+                raise UserError(
+                    f"clip {job.id} has values in its {modality} that are not finite",
+                    hint="nothing was written; look at the weights, the guidance scale and the number format",
+                )
+        return clip_of(job.id, job.prompt, samples, self.clip)
+
+
+def clip_of(name: str, prompt: str, samples: AV[Tensor], form: ClipSpec) -> Clip:
+    """A clip from what codecs decode: video (frames, height, width, 3) and audio (samples,), both in [-1, 1]."""
+    video = samples.map(lambda value: value.clamp(-1, 1)).video
+    pixels = None if video is None else ((video + 1) * 127.5).round().to(torch.uint8)
+    audio = None if samples.audio is None else samples.audio.clamp(-1, 1)
+    return Clip(name, prompt, pixels, audio, form.frame_rate_hz, form.sample_rate_hz)
+
+
+def through_codecs(clip: Clip, codecs: AV[Codec], form: ClipSpec) -> Clip:
+    """The clip after its codecs' encoding and decoding: the best that a model over these latents can do."""
+
+    def again(codec: Codec, samples: Tensor) -> Tensor:
+        return codec.decode(codec.encode(samples[None]))[0].float()
+
+    given = AV(
+        None if clip.video is None else clip.video.float() / 127.5 - 1,
+        clip.audio,
+    )
+    return replace(clip_of(clip.name, clip.prompt, codecs.zip(given, again), form), truth=clip.truth)
+
+
+def _item(latents: AV[Tensor], index: int) -> AV[Tensor]:
+    """The latents of one clip of a batch, as a batch of one."""
+    return latents.map(lambda value: value[index : index + 1])
+
+
+def _repeated(context: Context, copies: int) -> Context:
+    """A context of one text as that of ``copies`` clips, without copying it."""
+    if copies == 1:
+        return context
+
+    def wide(value: Tensor) -> Tensor:
+        return value.expand(copies, *value.shape[1:])
+
+    return Context(
+        wide(context.tokens),
+        None if context.lengths is None else wide(context.lengths),
+        tuple(KeyValue(wide(one.key), wide(one.value)) for one in context.cached),
+    )

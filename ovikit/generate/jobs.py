@@ -1,0 +1,148 @@
+"""What is to be made, and what already lies in the folder.
+
+A clip is two files: ``ID.mp4``, and ``ID.json`` beside it, written last: how it was made, and that it is whole.
+"""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ovikit.errors import UserError
+from ovikit.evaluation.protocols import PromptItem
+from ovikit.files import atomic_write_text, sha256_of
+from ovikit.generate.prompts import SAFE_ID
+
+SIDECAR_FORMAT = 1
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """One clip to make.
+
+    id:     name of its files
+    item:   id of its prompt
+    seed:   of its noise
+    """
+
+    id: str
+    item: str
+    prompt: str
+    seed: int
+
+
+@dataclass(frozen=True, slots=True)
+class Origin:
+    """What all clips of a run have in common.
+
+    digest:  of the recipe
+    weights: sha256 of the weights file
+    """
+
+    recipe: str
+    digest: str
+    weights: str
+    details: Mapping[str, Any]
+
+
+def plan(items: Sequence[PromptItem], seed: int, count: int = 1) -> list[Job]:
+    """``count`` clips of each prompt, the i-th of all with the noise of seed + i. Further takes of a prompt are
+    named ID-1, ID-2, ..."""
+    for item in items:
+        if not SAFE_ID.fullmatch(item.id):
+            raise UserError(f"the id '{item.id}' cannot name a file", hint="use letters, digits, '.', '_' and '-'")
+    takes = [(item, take) for item in items for take in range(count)]
+    jobs = [
+        Job(item.id if take == 0 else f"{item.id}-{take}", item.id, item.prompt, seed + i)
+        for i, (item, take) in enumerate(takes)
+    ]
+    names = [job.id for job in jobs]
+    twice = sorted({name for name, times in Counter(names).items() if times > 1})
+    if twice:
+        raise UserError(f"two clips would be named {twice[0]}", hint="give the prompts other ids")
+    return jobs
+
+
+def media_path(folder: Path, clip: str) -> Path:
+    return folder / f"{clip}.mp4"
+
+
+def sidecar_path(folder: Path, clip: str) -> Path:
+    return folder / f"{clip}.json"
+
+
+def read_sidecar(folder: Path, clip: str) -> dict[str, Any] | None:
+    """What a clip's sidecar says, or None where there is none or it is damaged."""
+    try:
+        data = json.loads(sidecar_path(folder, clip).read_text(encoding="utf-8"))
+    except (FileNotFoundError, json.JSONDecodeError, UnicodeDecodeError):
+        return None
+    return data if isinstance(data, dict) else None
+
+
+def _identity(job: Job, origin: Origin) -> dict[str, Any]:
+    """What must agree for a clip to be the one that a job asks for."""
+    return {
+        "id": job.id,
+        "prompt": job.prompt,
+        "seed": job.seed,
+        "recipe": {"name": origin.recipe, "digest": origin.digest},
+        "weights_sha256": origin.weights,
+    }
+
+
+def write_sidecar(folder: Path, job: Job, origin: Origin) -> None:
+    """Marks a clip as whole and says how it was made."""
+    data = {
+        "format": SIDECAR_FORMAT,
+        **_identity(job, origin),
+        "item": job.item,
+        "media_sha256": sha256_of(media_path(folder, job.id)),
+        **origin.details,
+    }
+    atomic_write_text(sidecar_path(folder, job.id), json.dumps(data, indent=2, ensure_ascii=False) + "\n")
+
+
+def finished(folder: Path, jobs: Sequence[Job], origin: Origin, overwrite: bool) -> set[str]:
+    """Ids of the jobs whose clips lie whole in the folder, made in just this way.
+
+    UserError when a clip of the same name was made in another way, unless ``overwrite``.
+    """
+    done = set()
+    for job in jobs:
+        told = read_sidecar(folder, job.id)
+        if told is None:
+            continue
+        wanted = _identity(job, origin)
+        other = [key for key, value in wanted.items() if told.get(key) != value]
+        if not other:
+            media = media_path(folder, job.id)
+            if media.is_file() and sha256_of(media) == told.get("media_sha256"):
+                done.add(job.id)
+        elif not overwrite:
+            key = other[0]
+            raise UserError(
+                f"this clip was made with another {key.replace('_', ' ')}: {_short(told.get(key))}, "
+                f"now it would be {_short(wanted[key])}",
+                str(sidecar_path(folder, job.id)),
+                "give another --out, or --overwrite to make the clips again",
+            )
+    return done
+
+
+def _short(value: object) -> str:
+    if isinstance(value, Mapping):
+        return f"{value.get('name')} {str(value.get('digest'))[:16]}"
+    text = str(value)
+    return text if len(text) <= 48 else f"{text[:45]}..."
+
+
+def groups(jobs: Sequence[Job], size: int, done: set[str]) -> list[Sequence[Job]]:
+    """Batches of fixed membership, those that lack a clip. A batch that was interrupted is made as a whole again:
+    the rounding of a clip's arithmetic may depend on its neighbours, and a continued run gives the same files."""
+    batches = [jobs[start : start + size] for start in range(0, len(jobs), size)]
+    return [batch for batch in batches if any(job.id not in done for job in batch)]
