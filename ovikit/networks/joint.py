@@ -101,6 +101,10 @@ class JointModel(nn.Module):
             found[use] = self._rotations[key]
         return found
 
+    def forget_rotations(self) -> None:
+        """Empties the cache of rotations, for a positional scheme that was exchanged."""
+        self._rotations.clear()
+
     def forward(
         self,
         latents: AV[Tensor],

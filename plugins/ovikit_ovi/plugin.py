@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
 
 from pydantic import Field, model_validator
 
@@ -11,6 +11,7 @@ from ovikit.kernel.component import Component, Config, NoOptions
 from ovikit.kernel.hookspecs import hookimpl
 
 if TYPE_CHECKING:
+    import typer
     from torch import nn
 
     from ovikit.checkpoints.format import CheckpointFormat
@@ -138,7 +139,14 @@ def ovikit_register_checkpoint_formats() -> Sequence[Component]:
 
 
 @hookimpl
-def ovikit_detect_checkpoint(keys: Collection[str], metadata: Mapping[str, Any]) -> str | None:
+def ovikit_detect_checkpoint(keys: frozenset[str], metadata: Mapping[str, str]) -> str | None:
     from ovikit_ovi.formats import ovi_format
 
     return "ovi" if ovi_format().recognises(keys, metadata) else None
+
+
+@hookimpl
+def ovikit_register_commands(cli: typer.Typer) -> None:
+    from ovikit_ovi.parity.command import parity
+
+    cli.command()(parity)

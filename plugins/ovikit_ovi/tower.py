@@ -4,7 +4,7 @@ Shape legend
     b batch    n tokens    w width    h heads    d head width    l text tokens    c channels
     s noise levels of a clip (1, or 2 with a clean start)    t y x latent steps, rows, columns
 
-Source: the released Ovi code at 5b69b25, which takes it from Wan2.2. Leaf names are Wan's own where they do not mislead.
+Source: the released Ovi code at 5b69b25, from Wan2.2. Leaf names are Wan's own where they do not mislead.
 """
 
 from __future__ import annotations

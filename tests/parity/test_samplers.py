@@ -6,8 +6,6 @@ from pathlib import Path
 
 import pytest
 import torch
-from ovikit_ovi.parity.golden import Golden
-from ovikit_ovi.parity.samplers import replay, velocity
 from safetensors.torch import load_file
 from torch import Tensor
 
@@ -16,6 +14,8 @@ from ovikit.numerics.schedule import ShiftedSchedule
 from ovikit.numerics.solver.dpmpp_2m import DpmPlusPlus2M
 from ovikit.numerics.solver.unipc import UniPC
 from ovikit.types import AV
+from ovikit_ovi.parity.golden import Golden
+from ovikit_ovi.parity.samplers import replay, velocity
 
 GOLDEN = load_file(Path(__file__).parent / "golden" / "samplers.safetensors")
 CASES = sorted({name.rpartition(".")[0] for name in GOLDEN})

@@ -1,0 +1,39 @@
+# Everything a newcomer types. `make demo` and `make test` create what they need.
+PYTHON ?= $(shell for p in python3.11 python3.12 python3.13 python3; do \
+	$$p -c 'import sys, venv, ensurepip; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $$p && break; done)
+BIN := .venv/bin
+STAMP := .venv/.installed
+
+.PHONY: help setup demo demo-controls test test-fast lint clean
+
+help: ## this list
+	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 16
+
+setup: $(STAMP) ## make .venv and install ovikit in it (once)
+
+$(STAMP): pyproject.toml constraints.txt
+	@test -n "$(PYTHON)" || { echo "error: Python 3.11 or newer with venv is needed; none was found"; exit 1; }
+	@echo "== making .venv with $(PYTHON) and installing ovikit (the first time downloads about 400 MB)"
+	@test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	@$(BIN)/python -m pip install --quiet --upgrade pip
+	@$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable ".[dev]"
+	@touch $(STAMP)
+
+demo: setup ## train a tiny Ovi, generate clips, evaluate them, write runs/demo/report.html
+	@$(BIN)/ovikit demo
+
+demo-controls: setup ## the same without fusion and with unscaled positions, for comparison
+	@$(BIN)/ovikit demo --controls
+
+test: setup ## every test, slow ones too, and the linters
+	@$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/pyright
+	@$(BIN)/python -m pytest
+
+test-fast: setup ## the tests that take seconds
+	@$(BIN)/python -m pytest -m "not slow and not gpu"
+
+lint: setup ## ruff and pyright
+	@$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/pyright
+
+clean: ## remove .venv and runs/
+	rm -rf .venv runs

@@ -1,0 +1,1 @@
+"""Replays of what the released code recorded: ``ovikit parity FILE...``."""

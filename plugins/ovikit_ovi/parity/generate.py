@@ -1,0 +1,79 @@
+"""Replays of ``generate_X``: whole denoising loops on the weights of the ``fusion_X`` beside it.
+
+The reference ran the network in float64 and stepped with the released UniPC, which keeps the latents in float32: so
+does this, in either precision of the network.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ovikit.errors import UserError
+from ovikit.networks.joint import JointModel
+from ovikit.numerics.guidance import NEGATIVE, PROMPT, ClassifierFree
+from ovikit.numerics.protocols import Network, Pass
+from ovikit.numerics.sample import sample
+from ovikit.numerics.schedule import ShiftedSchedule
+from ovikit.numerics.solver.unipc import UniPC
+from ovikit.types import AV, MODALITIES, Context, TokenGrid
+from ovikit_ovi.parity.golden import Golden, build_model, grid_of, latents_in, latents_out, text_in
+
+RELEASED_START = 0.999  # first noise level of the released grid, before the shift
+
+
+def weights_beside(golden: Golden) -> Golden:
+    """The ``fusion_X`` file of a ``generate_X``. UserError if it is not there."""
+    path = golden.path.with_name(golden.path.name.replace("generate", "fusion", 1))
+    if not path.is_file():
+        raise UserError("the weights of this file are missing", str(path), f"{golden.path.name} needs it beside it")
+    return Golden.read(path)
+
+
+def bind(
+    model: JointModel,
+    contexts: Mapping[str, AV[Context]],
+    grids: AV[TokenGrid],
+    clean_steps: AV[int],
+    dtype: torch.dtype,
+) -> Network:
+    """The network of ``sample``: the model with the contexts of one clip."""
+
+    def network(x: AV[Tensor], told: AV[float], run: Pass) -> AV[Tensor]:
+        sigma = x.zip(told, lambda latents, level: torch.full((len(latents),), level, dtype=torch.float64))
+        context = contexts[run.conditioning]
+        x = x.map(lambda latents: latents.to(dtype))
+        return model(x, sigma, context, grids, clean_steps=clean_steps, perturbation=run.perturbation)
+
+    return network
+
+
+def _run(golden: Golden, case: str, options: Mapping[str, Any], model: JointModel, dtype: torch.dtype) -> AV[Tensor]:
+    noise = AV.of({m: latents_in(m, golden.need(case, f"{m}_noise"), torch.float32) for m in MODALITIES})
+    negative = AV.of({m: text_in(golden.need(case, f"{m}_negative_context"), dtype) for m in MODALITIES})
+    prompt = text_in(golden.need(case, "context"), dtype)
+    contexts = {
+        PROMPT: model.embed_text(AV(prompt, prompt), cache=True),
+        NEGATIVE: model.embed_text(negative, cache=True),
+    }
+    clean = (
+        AV(latents_in("video", golden.need(case, "first_frame_latent"), torch.float32)) if options.get("i2v") else AV()
+    )
+    grids = AV.of({m: grid_of(m, x) for m, x in noise.items()})
+    skipped = options.get("slg")
+    guidance = ClassifierFree(AV(options["gv"], options["ga"]), () if skipped is None else (skipped,))
+    schedule = ShiftedSchedule(options["shift"], start=RELEASED_START, whole_timesteps=True)
+    network = bind(model, contexts, grids, clean.map(lambda first: first.shape[2]), dtype)
+    return sample(network, noise, schedule, UniPC("float32"), guidance, options["steps"], clean=clean)
+
+
+@torch.inference_mode()
+def replay(golden: Golden, dtype: torch.dtype) -> Iterator[tuple[str, str, Tensor, Tensor]]:
+    """(case, tensor, ours, recorded) of every generated clip in the file."""
+    model = build_model(weights_beside(golden), dtype)
+    for case, options in golden.cases().items():
+        for m, latents in _run(golden, case, options, model, dtype).items():
+            yield case, f"out_{m}", latents_out(m, latents), golden.need(case, f"out_{m}")

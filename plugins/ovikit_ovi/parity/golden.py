@@ -1,0 +1,119 @@
+"""A golden file in memory: tensors, configurations and cases, and the model that its weights make.
+
+Layout: ``weights.<official name>``, ``cases.<case>.<tensor>``; ``video_config``, ``audio_config`` and ``cases`` as JSON
+in the metadata. Video latents are ``(c, t, y, x)``, audio latents ``(t, c)``, texts ``(l, c)`` before padding.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ovikit.checkpoints.load import load_into, parse_json_metadata, read_tensors
+from ovikit.errors import UserError
+from ovikit.networks.attention import sdpa
+from ovikit.networks.joint import JointModel
+from ovikit.types import AV, MODALITIES, Modality, Text, TokenGrid
+from ovikit_ovi.formats import ovi_format
+from ovikit_ovi.fusion import ovi_fusion
+from ovikit_ovi.positions import IndexPositions
+from ovikit_ovi.tower import OviTower
+
+SECONDS_PER_STEP = 1.0  # index-based positions do not read the time, but a grid has one
+
+
+@dataclass(frozen=True)
+class Golden:
+    """One golden file."""
+
+    path: Path
+    tensors: Mapping[str, Tensor]
+    metadata: Mapping[str, str]
+
+    @classmethod
+    def read(cls, path: Path) -> Golden:
+        tensors, metadata = read_tensors(path)
+        return cls(path, tensors, metadata)
+
+    def cases(self) -> dict[str, dict[str, Any]]:
+        """The options of each case."""
+        found = parse_json_metadata(self.metadata, "cases", str(self.path))
+        return {name: dict(options) for name, options in found.items() if isinstance(options, dict)}
+
+    def get(self, case: str, tensor: str) -> Tensor | None:
+        return self.tensors.get(f"cases.{case}.{tensor}")
+
+    def need(self, case: str, tensor: str) -> Tensor:
+        value = self.get(case, tensor)
+        if value is None:
+            raise UserError(f"case {case} lacks the tensor {tensor}", str(self.path))
+        return value
+
+
+def _tower(modality: Modality, config: Mapping[str, Any], where: str) -> OviTower:
+    """The tower that a released configuration describes; UserError for one that this tower is not."""
+    unlike = {key: config[key] for key in ("qk_norm", "cross_attn_norm") if config.get(key, True) is not True}
+    if config["in_dim"] != config["out_dim"]:
+        unlike["out_dim"] = config["out_dim"]
+    if unlike:
+        raise UserError(f"the {modality} tower has options that the released model does not: {unlike}", where)
+    patch = tuple(config["patch_size"])
+    return OviTower(
+        modality,
+        config["in_dim"],
+        config["text_dim"],
+        width=config["dim"],
+        feed_forward_width=config["ffn_dim"],
+        heads=config["num_heads"],
+        depth=config["num_layers"],
+        text_length=config["text_len"],
+        frequency_width=config["freq_dim"],
+        patch=patch if len(patch) == 3 else (1, 1, 1),
+        eps=config["eps"],
+    )
+
+
+def build_model(golden: Golden, dtype: torch.dtype) -> JointModel:
+    """The model with the file's weights, put in through the checkpoint format."""
+    where = str(golden.path)
+    configs = {m: parse_json_metadata(golden.metadata, f"{m}_config", where) for m in MODALITIES}
+    try:
+        towers = AV.of({m: _tower(m, config, where) for m, config in configs.items()})
+        scale = float(str(configs["audio"].get("temporal_rope_scaling_factor", 1.0)))
+    except KeyError as error:
+        raise UserError(f"a tower's configuration lacks {error}", where) from error
+    width, heads = towers.map(lambda tower: tower.width), towers.map(lambda tower: tower.heads)
+    fusion = ovi_fusion(towers["video"].depth, width, heads, sdpa)
+    model = JointModel(AV(towers.video, towers.audio), fusion, IndexPositions(scale), sdpa)
+    official = {
+        name.removeprefix("weights."): value.to(dtype)
+        for name, value in golden.tensors.items()
+        if name.startswith("weights.")
+    }
+    load_into(model.to(dtype), ovi_format().keymap.to_ours(official), where)
+    return model.eval()
+
+
+def latents_in(modality: Modality, recorded: Tensor, dtype: torch.dtype) -> Tensor:
+    """Our layout of recorded latents: (1, c, t, y, x) or (1, c, t)."""
+    return (recorded if modality == "video" else recorded.T)[None].to(dtype)
+
+
+def latents_out(modality: Modality, ours: Tensor) -> Tensor:
+    """The recorded layout of our latents, the inverse of ``latents_in``."""
+    return ours[0] if modality == "video" else ours[0].T
+
+
+def text_in(recorded: Tensor, dtype: torch.dtype) -> Text:
+    return Text(recorded[None].to(dtype), torch.tensor([recorded.shape[0]]))
+
+
+def grid_of(modality: Modality, latents: Tensor) -> TokenGrid:
+    """The grid of latents (1, c, t, y, x) or (1, c, t)."""
+    sizes = (*latents.shape[2:], 1, 1)[:3]
+    return TokenGrid.uniform(modality, (sizes[0], sizes[1], sizes[2]), SECONDS_PER_STEP)
