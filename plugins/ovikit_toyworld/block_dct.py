@@ -30,7 +30,11 @@ class BlockDct:
     modality: Modality = "video"
 
     def __init__(self, clip: ClipSpec, *, channels: int, block_px: int, frames: int, emphasis: float) -> None:
-        sides = (("frames", clip.frames, frames), ("height", clip.height_px, block_px), ("width", clip.width_px, block_px))
+        sides = (
+            ("frames", clip.frames, frames),
+            ("height", clip.height_px, block_px),
+            ("width", clip.width_px, block_px),
+        )
         for what, size, block in sides:
             if size % block:
                 raise ValueError(f"a clip's {what} of {size} cannot be cut into blocks of {block}")
@@ -53,7 +57,9 @@ class BlockDct:
     def coefficients(self, samples: Tensor) -> Tensor:
         """(b, t, y, x, k): the low coefficients of every block, flattened over (time, row, column, colour)."""
         in_time, in_space = dct_matrix(self.frames, self.frames), dct_matrix(self.block_px, self.kept)
-        blocks = rearrange(samples, "b (t f) (y i) (x j) c -> b t f y i x j c", f=self.frames, i=self.block_px, j=self.block_px)
+        blocks = rearrange(
+            samples, "b (t f) (y i) (x j) c -> b t f y i x j c", f=self.frames, i=self.block_px, j=self.block_px
+        )
         # the axes that shrink most come first
         out = torch.einsum("btfyixjc,nj->btfyixnc", blocks, in_space)
         out = torch.einsum("btfyixnc,mi->btfymxnc", out, in_space)

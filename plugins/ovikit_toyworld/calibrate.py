@@ -47,14 +47,22 @@ def main() -> None:
     tables: dict[str, list[list[float]]] = {"mel-dct": [[0, 0.0, 1.0]]}
     tables |= {f"block-dct/{FRAMES}x{block}": [[0, 0.0, 1.0]] for block in BLOCKS_PX}
     if not target.exists():
-        target.write_text(json.dumps({"tables": tables}), encoding="utf-8")  # the codecs want some constants to be built
+        target.write_text(
+            json.dumps({"tables": tables}), encoding="utf-8"
+        )  # the codecs want some constants to be built
     world = ToyWorld(CLIP, CLIPS, SEED)
     clips = [world[i] for i in range(CLIPS)]
     for block, most in BLOCKS_PX.items():
         codec = BlockDct(CLIP, channels=1, block_px=block, frames=FRAMES, emphasis=0.0)
         tables[f"block-dct/{FRAMES}x{block}"] = _rows(_bare(codec, clips), most)
     tables["mel-dct"] = _rows(_bare(MelDct(CLIP, channels=1, floor=FLOOR, emphasis=0.0, iterations=0), clips), 80)
-    whole = {"world": VERSION, "clips": CLIPS, "seed": SEED, "rows": "[index, mean, standard deviation]", "tables": tables}
+    whole = {
+        "world": VERSION,
+        "clips": CLIPS,
+        "seed": SEED,
+        "rows": "[index, mean, standard deviation]",
+        "tables": tables,
+    }
     target.write_text(json.dumps(whole, separators=(",", ":")).replace("],[", "],\n[") + "\n", encoding="utf-8")
 
 

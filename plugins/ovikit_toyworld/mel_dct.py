@@ -30,7 +30,13 @@ class MelDct:
     def __init__(self, clip: ClipSpec, *, channels: int, floor: float, emphasis: float, iterations: int) -> None:
         if clip.sample_rate_hz != RATE_HZ:
             raise ValueError(f"mel-dct works at {RATE_HZ} Hz, not {clip.sample_rate_hz}")
-        self.clip, self.channels, self.floor, self.emphasis, self.iterations = clip, channels, floor, emphasis, iterations
+        self.clip, self.channels, self.floor, self.emphasis, self.iterations = (
+            clip,
+            channels,
+            floor,
+            emphasis,
+            iterations,
+        )
         self.zone = zone("mel-dct", channels, emphasis)
 
     def shape(self) -> tuple[int, int]:

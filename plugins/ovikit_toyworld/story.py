@@ -56,7 +56,9 @@ class Cast:
 
 CASTS = tuple(
     Cast(*values, count)
-    for *values, count in product(range(len(COLOURS)), range(len(SIZES)), range(len(PLACES)), range(len(KINDS)), (1, 2, 3))
+    for *values, count in product(
+        range(len(COLOURS)), range(len(SIZES)), range(len(PLACES)), range(len(KINDS)), (1, 2, 3)
+    )
 )
 TRAIN_CASTS = tuple(cast for cast in CASTS if not cast.held_out)
 HELD_OUT_CASTS = tuple(cast for cast in CASTS if cast.held_out)
@@ -93,7 +95,9 @@ class Story:
         }
 
 
-def tell(seed: int, index: int, stream: str, frames: int, frame_rate_hz: float, kinds: tuple[str, ...] = KINDS) -> Story:
+def tell(
+    seed: int, index: int, stream: str, frames: int, frame_rate_hz: float, kinds: tuple[str, ...] = KINDS
+) -> Story:
     """The story of clip ``index`` of a stream, ``train`` or ``held-out``: the same for the same arguments.
 
     The streams share no random number and no combination of words.

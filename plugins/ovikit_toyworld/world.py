@@ -90,6 +90,7 @@ def _axes(clip: ClipSpec) -> tuple[Array, Array]:
 
 def _background(story: Story, y: Array, x: Array) -> Array:
     """(1, y, x, 3): an evening sky over a ground that takes some of its light."""
+
     def mixed(pair: Array) -> Array:
         return pair[0] + story.warmth * (pair[1] - pair[0])
 
@@ -169,7 +170,9 @@ def render(story: Story, clip: ClipSpec, name: str) -> Clip:
 class ToyWorld:
     """Clips of the toy world: clip ``index`` of a seed is always the same one."""
 
-    def __init__(self, clip: ClipSpec, clips: int, seed: int, stream: str = "train", kinds: tuple[str, ...] = KINDS) -> None:
+    def __init__(
+        self, clip: ClipSpec, clips: int, seed: int, stream: str = "train", kinds: tuple[str, ...] = KINDS
+    ) -> None:
         self.clip, self.clips, self.seed, self.stream, self.kinds = clip, clips, seed, stream, kinds
 
     def __len__(self) -> int:
