@@ -36,9 +36,8 @@ def differences(old: Mapping[str, Any], new: Mapping[str, Any], above: str = "")
     for key in [*old, *(key for key in new if key not in old)]:
         path, a, b = f"{above}{key}", old.get(key, ABSENT), new.get(key, ABSENT)
         one, other = _mapping(a), _mapping(b)
-        if one is not None and other is not None:
-            if one.get("type") == other.get("type"):
-                yield from differences(one, other, f"{path}.")
-                continue
+        if one is not None and other is not None and one.get("type") == other.get("type"):
+            yield from differences(one, other, f"{path}.")
+            continue
         if type(a) is not type(b) or a != b:
             yield Difference(path, a, b)

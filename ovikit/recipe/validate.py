@@ -64,6 +64,10 @@ class _Filler:
     def _slots(self, kind: str, field: FieldInfo, raw: Any, keys: Keys) -> Any:
         if is_list(field) and isinstance(raw, list):
             return tuple(self._slot(kind, field, item, (*keys, i)) for i, item in enumerate(cast(list[Any], raw)))
+        if is_list(field):
+            exists = suggestion("", self.catalog.of(kind))
+            self.refuse(keys, f"should be a list of mappings with a type, not {describe(raw)}; {exists}")
+            return None
         return None if raw is None and is_optional(field) else self._slot(kind, field, raw, keys)
 
     def _slot(self, kind: str, field: FieldInfo, raw: Any, keys: Keys) -> Slot | None:
@@ -120,6 +124,10 @@ class _Filler:
             return f"should be a mapping, not {describe(error['input'])}"
         if kind in ("value_error", "assertion_error"):
             return told.partition(", ")[2]
+        if kind in ("tuple_type", "list_type"):
+            return f"should be a list, not {describe(error['input'])}"
         for subject in _SUBJECTS:
             told = told.removeprefix(subject)
-        return f"{told.replace('a valid tuple', 'a list')}, not {describe(error['input'])}"
+        if kind in ("too_short", "too_long"):
+            return told.replace(" after validation", "")
+        return f"{told}, not {describe(error['input'])}"
