@@ -35,9 +35,8 @@ def _rows(coefficients: Tensor, most: int) -> list[list[float]]:
 def _bare(codec: BlockDct | MelDct, clips: list[Clip]) -> Tensor:
     parts = []
     for clip in clips:
-        assert clip.video is not None and clip.audio is not None  # the world renders both
-        is_video = isinstance(codec, BlockDct)
-        parts.append(codec.coefficients((clip.video.float() / 127.5 - 1.0 if is_video else clip.audio)[None]))
+        samples = clip.video.float() / 127.5 - 1.0 if isinstance(codec, BlockDct) else clip.audio
+        parts.append(codec.coefficients(samples[None]))
     return torch.cat(parts)
 
 

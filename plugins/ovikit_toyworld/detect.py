@@ -1,4 +1,4 @@
-"""What an eye and an ear find in a decoded clip: when the picture lights up, when a tone starts, which colour, which pitch.
+"""What an eye and an ear find in a decoded clip: when it lights up, when a tone starts, its colour, its pitch.
 
 The detectors know the world's colours and pitches but nothing of the clip's truth, and the ear never sees the picture.
 

@@ -64,7 +64,7 @@ _TONE_CURVE = (np.clip(np.arange(2 * _LEVELS) / _LEVELS, 0.0, 1.0) ** (1 / 1.5) 
 
 
 def _poses(story: Story, y: Array, x: Array, up: Array) -> tuple[Array, Array]:
-    """(p, y, x, 3) twice, for balls at heights ``up`` (p, 1, 1): the picture without an event, and what an event adds."""
+    """(p, y, x, 3) twice, of balls at heights ``up`` (p, 1, 1): the picture at rest, and what an event adds to it."""
     ground = FLOOR + 0.045
     if KINDS[story.cast.kind] == "bounce":
         squash = 1.0 - 0.28 * np.clip(1.0 - up / 0.35, 0.0, 1.0)
