@@ -18,6 +18,7 @@ import torch
 from av.audio.frame import AudioFrame
 from av.audio.resampler import AudioResampler
 from av.container import OutputContainer
+from av.error import FFmpegError
 from av.packet import Packet
 from av.stream import Stream
 from av.video.frame import VideoFrame
@@ -153,7 +154,7 @@ def read_clip(
         raise UserError("there is no such file", str(path))
     try:
         decoded = _decode(path, need, sample_rate_hz)
-    except av.error.FFmpegError as error:
+    except FFmpegError as error:
         raise UserError(
             f"it cannot be decoded ({error.strerror or error}): truncated or not a media file", str(path)
         ) from error
@@ -181,8 +182,10 @@ def _decode(path: Path, need: Sequence[Modality], sample_rate_hz: int | None) ->
         resampler = AudioResampler(format="fltp", layout="mono", rate=rate) if audio else None
         for frame in container.decode(*[stream for stream in (video, audio) if stream is not None]):
             if isinstance(frame, VideoFrame):
-                decoded.frames.append(frame.to_ndarray(format="rgb24"))
-                decoded.frame_times.append(float(frame.pts * frame.time_base) if frame.pts is not None else 0.0)
+                # A stream without time stamps is taken to be even.
+                even = len(decoded.frames) / decoded.frame_rate_hz
+                decoded.frame_times.append(even if frame.time is None else frame.time)
+                decoded.frames.append(np.asarray(frame.to_ndarray(format="rgb24"), dtype=np.uint8))
             elif isinstance(frame, AudioFrame) and resampler is not None:
                 _take_sound(decoded, resampler.resample(frame))
         if resampler is not None:
@@ -207,8 +210,9 @@ def _refuse_truncated(stream: Stream, end_s: float, path: Path) -> None:
 
 def _take_sound(decoded: _Decoded, frames: Sequence[AudioFrame]) -> None:
     for frame in frames:
+        even = sum(map(len, decoded.sounds[-1:])) / decoded.sample_rate_hz + (decoded.sound_times or [0.0])[-1]
+        decoded.sound_times.append(even if frame.time is None else frame.time)
         decoded.sounds.append(frame.to_ndarray()[0].astype(np.float32))
-        decoded.sound_times.append(float(frame.pts * frame.time_base) if frame.pts is not None else 0.0)
 
 
 def _even_rate(decoded: _Decoded, size_px: tuple[int, int] | None) -> NDArray[np.uint8] | None:

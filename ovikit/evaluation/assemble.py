@@ -1,0 +1,113 @@
+"""Summaries to the content of ``results.json``."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from ovikit.evaluation.features import DECODER
+from ovikit.evaluation.metrics import Summary, gain_over, share_of_way
+from ovikit.evaluation.protocols import MetricSpec, PromptItem
+from ovikit.evaluation.results import (
+    FORMAT,
+    Derived,
+    ItemResult,
+    MetricResult,
+    Named,
+    Number,
+    Results,
+    UnscoredItems,
+)
+from ovikit.generate.jobs import media_path, read_sidecar
+from ovikit.recipe.lock import versions
+from ovikit.recipe.models import Recipe, Suite
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """One metric's summaries: of the clips, of exchanged sounds, of the ground truth."""
+
+    evaluator: str
+    spec: MetricSpec
+    value: Summary
+    chance: Summary | None
+    ceiling: Summary | None
+
+
+def assemble(
+    suite: Suite,
+    recipe: Recipe,
+    clips: Path,
+    items: Sequence[PromptItem],
+    outcomes: Mapping[str, Outcome],
+    exchanges: int,
+) -> Results:
+    """The content of ``results.json``; its paths are names within the folder ``clips``."""
+    there = [item for item in items if media_path(clips, item.id).is_file()]
+    asked = {media_path(clips, item.id).name for item in items}
+    weights = {str((read_sidecar(clips, item.id) or {}).get("weights_sha256")) for item in there}
+    return Results(
+        format=FORMAT,
+        suite=Named(name=suite.name, digest=suite.digest),
+        profile=suite.profile,
+        recipe=Named(name=recipe.name, digest=recipe.digest),
+        weights_sha256=weights.pop() if len(weights) == 1 and weights != {"None"} else None,
+        prompts=len(items),
+        clips=len(there),
+        extra_clips=tuple(sorted(path.name for path in clips.glob("*.mp4") if path.name not in asked)),
+        exchanges=exchanges,
+        versions=versions(),
+        decoder=DECODER,
+        metrics={name: _metric(outcome, items) for name, outcome in outcomes.items()},
+        items=tuple(_item(i, item, outcomes) for i, item in enumerate(items)),
+    )
+
+
+def _metric(outcome: Outcome, items: Sequence[PromptItem]) -> MetricResult:
+    spec, chance, ceiling = outcome.spec, outcome.chance, outcome.ceiling
+    above = None if chance is None else gain_over(outcome.value, chance)
+    share = None if chance is None or ceiling is None else share_of_way(outcome.value, chance, ceiling)
+    return MetricResult(
+        **_number(outcome.value, items).model_dump(),
+        evaluator=outcome.evaluator,
+        direction=spec.direction,
+        unit=spec.unit,
+        range=(_finite(spec.range[0]), _finite(spec.range[1])),
+        version=spec.version,
+        summary=spec.summary,
+        ceiling=None if ceiling is None else _number(ceiling, items),
+        chance=None if chance is None else _number(chance, items),
+        above_chance=None if above is None else Derived(value=above[0], interval=above[1]),
+        share=None if share is None else Derived(value=share[0], interval=share[1]),
+    )
+
+
+def _finite(value: float) -> float | None:
+    return value if math.isfinite(value) else None
+
+
+def _number(summary: Summary, items: Sequence[PromptItem]) -> Number:
+    by_reason: dict[str, list[str]] = {}
+    for index, reason in sorted(summary.unscored.items()):
+        by_reason.setdefault(reason, []).append(items[index].id)
+    return Number(
+        value=summary.value,
+        interval=summary.interval,
+        scored=len(summary.scores),
+        unscored=tuple(
+            UnscoredItems(reason=reason, count=len(ids), items=tuple(ids)) for reason, ids in by_reason.items()
+        ),
+    )
+
+
+def _item(index: int, item: PromptItem, outcomes: Mapping[str, Outcome]) -> ItemResult:
+    return ItemResult(
+        id=item.id,
+        prompt=item.prompt,
+        scores={name: outcome.value.scores.get(index) for name, outcome in outcomes.items()},
+        reasons={
+            name: outcome.value.unscored[index] for name, outcome in outcomes.items() if index in outcome.value.unscored
+        },
+    )

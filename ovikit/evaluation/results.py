@@ -1,0 +1,127 @@
+"""What ``results.json`` holds. ``results.schema.json`` beside this file is its JSON schema."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from ovikit.errors import UserError
+from ovikit.files import atomic_write_text
+
+FORMAT: Literal[1] = 1
+SCHEMA = Path(__file__).with_name("results.schema.json")
+Interval = tuple[float, float]
+
+
+class _Record(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True, allow_inf_nan=False)
+
+
+class UnscoredItems(_Record):
+    """Items without a number, and why."""
+
+    reason: str
+    count: int
+    items: tuple[str, ...]
+
+
+class Number(_Record):
+    """A mean over items with its 95 % interval."""
+
+    value: float | None
+    """Mean over the scored items; null: none was scored."""
+    interval: Interval | None
+    """95 %, bootstrap over items; null: fewer than two items were scored."""
+    scored: int
+    unscored: tuple[UnscoredItems, ...]
+
+
+class Derived(_Record):
+    """A number computed from others, with its 95 % interval over jointly resampled items."""
+
+    value: float
+    interval: Interval | None
+
+
+class MetricResult(Number):
+    """One metric: the measured number between what no agreement and what the truth would give."""
+
+    evaluator: str
+    direction: Literal["higher", "lower"]
+    unit: str
+    range: tuple[float | None, float | None]
+    """Lowest and highest possible value; null: unbounded."""
+    version: str
+    summary: str
+    ceiling: Number | None
+    """Of ground-truth clips through the same codecs and files; null: the prompts come without ground truth."""
+    chance: Number | None
+    """Of the same clips with their sounds exchanged; null: fewer than two clips."""
+    above_chance: Derived | None
+    """Mean difference from chance, paired by item."""
+    share: Derived | None
+    """How far the value lies on the way from chance (0) to ceiling (1)."""
+
+
+class ItemResult(_Record):
+    """One prompt and what its clip scored."""
+
+    id: str
+    prompt: str
+    scores: dict[str, float | None]
+    reasons: dict[str, str]
+    """Why, for each metric without a score."""
+
+
+class Named(_Record):
+    """A document by name and digest."""
+
+    name: str
+    digest: str
+
+
+class Results(_Record):
+    """The outcome of a suite on a folder of clips."""
+
+    format: Literal[1]
+    suite: Named
+    profile: str
+    """Name and version of the metric definitions."""
+    recipe: Named
+    weights_sha256: str | None
+    """Of the weights that made the clips, where their sidecars agree."""
+    prompts: int
+    clips: int
+    """Clips that were found for them."""
+    extra_clips: tuple[str, ...]
+    """Files in the folder that no prompt asks for: not scored."""
+    exchanges: int
+    """Ways of exchanging sounds that chance is the mean of."""
+    versions: dict[str, str]
+    decoder: str
+    metrics: dict[str, MetricResult]
+    items: tuple[ItemResult, ...]
+
+
+def results_schema() -> dict[str, Any]:
+    """The JSON schema of ``results.json``."""
+    return Results.model_json_schema()
+
+
+def write_results(results: Results, path: Path) -> None:
+    """Writes the results, whole or not at all."""
+    data = results.model_dump(mode="json")
+    atomic_write_text(path, json.dumps(data, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
+
+
+def read_results(path: Path) -> Results:
+    """The results of a file. UserError where it is missing or not what this version writes."""
+    try:
+        return Results.model_validate_json(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise UserError("there are no results", str(path)) from None
+    except ValidationError as error:
+        raise UserError(f"these are not results of this version: {error.errors()[0]['msg']}", str(path)) from error

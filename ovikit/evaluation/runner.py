@@ -1,0 +1,236 @@
+"""A suite over a folder of clips: decode once, score, and set the scores between chance and ceiling.
+
+Run under torch.distributed, every process decodes and scores its share of the items, and all get the same results.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import fmean
+
+from torch import distributed
+
+from ovikit.errors import UserError
+from ovikit.evaluation.assemble import Outcome, assemble
+from ovikit.evaluation.features import Features, Measure, clip_features
+from ovikit.evaluation.metrics import ItemScores, Summary, derangements
+from ovikit.evaluation.protocols import PromptItem, PromptSet, Unscored
+from ovikit.evaluation.results import Results
+from ovikit.evaluation.truth import write_truth
+from ovikit.generate.jobs import media_path, read_sidecar
+from ovikit.networks.protocols import Codec
+from ovikit.recipe.build import build_codecs, build_evaluators, build_prompts, clip_spec
+from ovikit.recipe.models import Recipe, Suite
+from ovikit.types import AV, ClipSpec, Modality
+
+EXCHANGES = 16
+EXCHANGE_SEED = 7
+
+Told = Callable[[str, int, int], None]
+"""``told(what, done, total)``: how the evaluation goes on."""
+
+ItemFeatures = Mapping[str, Features] | Unscored
+"""Of one item: features by measure, or why there are none."""
+
+Pairing = Mapping[int, int]
+"""Whose sound each item is judged with."""
+
+
+@dataclass(frozen=True, slots=True)
+class Bench:
+    """The built parts of a suite for the clips of a recipe."""
+
+    prompts: PromptSet
+    measures: tuple[Measure, ...]
+    form: ClipSpec
+    need: tuple[Modality, ...]
+
+    @property
+    def items(self) -> list[PromptItem]:
+        return [self.prompts[i] for i in range(len(self.prompts))]
+
+
+def build_bench(suite: Suite, recipe: Recipe) -> Bench:
+    """The parts of a suite, built. UserError where two evaluators or two metrics share a name."""
+    form = clip_spec(recipe)
+    measures = tuple(
+        Measure(slot.type, slot.to_dict(), evaluator)
+        for slot, evaluator in zip(suite.evaluators, build_evaluators(suite, form), strict=True)
+    )
+    for what, names in (
+        ("evaluator", [one.name for one in measures]),
+        ("metric", [spec.name for one in measures for spec in one.evaluator.metrics]),
+    ):
+        twice = [name for name, times in Counter(names).items() if times > 1]
+        if twice:
+            where = str(suite.source) if suite.source else None
+            raise UserError(f"the suite has two {what}s named '{twice[0]}'", where)
+    return Bench(build_prompts(suite, form), measures, form, recipe.model.modalities)
+
+
+def evaluate(
+    suite: Suite,
+    recipe: Recipe,
+    clips: Path,
+    truth: Path | None = None,
+    *,
+    exchanges: int = EXCHANGES,
+    told: Told = lambda what, done, total: None,
+) -> Results:
+    """The results of ``suite`` on the folder ``clips``, made by ``recipe`` or in its form.
+
+    truth:     where ground-truth clips are kept, so that a second run finds them; default: ``truth`` beside ``clips``
+    exchanges: ways of giving each clip another one's sound, which chance is the mean of
+
+    A clip that is missing, unreadable or made from another prompt is unscored with its reason. UserError where the
+    folder does not exist.
+    """
+    if not clips.is_dir():
+        raise UserError("there is no such folder of clips", str(clips))
+    bench = build_bench(suite, recipe)
+    codecs = build_codecs(recipe)
+    return evaluate_bench(bench, codecs, clips, truth, exchanges, told).results(suite, recipe)
+
+
+@dataclass(frozen=True, slots=True)
+class Measured:
+    """What was measured, before it is labelled with the suite and the recipe."""
+
+    bench: Bench
+    clips: Path
+    value: Mapping[str, Summary]
+    chance: Mapping[str, Summary] | None
+    ceiling: Mapping[str, Summary] | None
+    exchanges: int
+
+    def results(self, suite: Suite, recipe: Recipe) -> Results:
+        """The content of ``results.json``."""
+        outcomes = {
+            spec.name: Outcome(
+                one.name,
+                spec,
+                self.value[spec.name],
+                None if self.chance is None else self.chance[spec.name],
+                None if self.ceiling is None else self.ceiling[spec.name],
+            )
+            for one in self.bench.measures
+            for spec in one.evaluator.metrics
+        }
+        return assemble(suite, recipe, self.clips, self.bench.items, outcomes, self.exchanges)
+
+
+def evaluate_bench(
+    bench: Bench, codecs: AV[Codec], clips: Path, truth: Path | None, exchanges: int, told: Told
+) -> Measured:  # fmt: skip
+    """The scores of a folder, of its exchanged sounds, and of the ground truth."""
+    measured = _features(bench, clips, told, "clips")
+    readable = [i for i, one in enumerate(measured) if not isinstance(one, Unscored)]
+    pairings = [
+        {readable[i]: readable[int(other)] for i, other in enumerate(order)}
+        for order in derangements(len(readable), exchanges, EXCHANGE_SEED)
+    ]
+    folder = clips.parent / "truth" if truth is None else truth
+    there: list[int] = []
+    if _rank() == 0:
+        there = write_truth(bench.prompts, codecs, bench.form, folder, lambda n, total: told("ground truth", n, total))
+    there = _from_first(there)
+    return Measured(
+        bench,
+        clips,
+        _scores(bench, measured, [{i: i for i in readable}]),
+        _scores(bench, measured, pairings) if pairings else None,
+        _ceiling(bench, folder, there, told) if there else None,
+        len(pairings),
+    )
+
+
+def _ceiling(bench: Bench, folder: Path, there: Sequence[int], told: Told) -> Mapping[str, Summary]:
+    found = _features(bench, folder, told, "ground-truth clips")
+    features = [one if i in set(there) else Unscored("it has no ground truth") for i, one in enumerate(found)]
+    readable = [i for i, one in enumerate(features) if not isinstance(one, Unscored)]
+    return _scores(bench, features, [{i: i for i in readable}])
+
+
+def _features(bench: Bench, folder: Path, told: Told, what: str) -> list[ItemFeatures]:
+    """The features of every item, each decoded by one of the processes."""
+    items, share = bench.items, _share(len(bench.prompts))
+    mine: dict[int, ItemFeatures] = {}
+    for done, i in enumerate(share, start=1):
+        mine[i] = _item_features(bench, folder, items[i])
+        told(what, done, len(share))
+    everyone: list[dict[int, ItemFeatures]] = [mine]
+    if distributed.is_initialized():
+        everyone = [{} for _ in range(distributed.get_world_size())]
+        distributed.all_gather_object(everyone, mine)
+    merged = {i: one for part in everyone for i, one in part.items()}
+    return [merged[i] for i in range(len(items))]
+
+
+def _item_features(bench: Bench, folder: Path, item: PromptItem) -> ItemFeatures:
+    sidecar = read_sidecar(folder, item.id)
+    if sidecar is not None and sidecar.get("prompt") != item.prompt:
+        return Unscored("the clip's sidecar says that it was made from another prompt")
+    return clip_features(media_path(folder, item.id), bench.measures, bench.form, bench.need)
+
+
+def _scores(bench: Bench, features: Sequence[ItemFeatures], pairings: Sequence[Pairing]) -> dict[str, Summary]:
+    """The summary of each metric, an item's score being its mean over the pairings that could be scored."""
+    items = bench.items
+    totals = {spec.name: ItemScores() for one in bench.measures for spec in one.evaluator.metrics}
+    for i in _share(len(items)):
+        for measure in bench.measures:
+            told = [
+                found
+                for pairing in pairings
+                if (found := _score(measure, features, i, pairing, items[i])) is not None
+            ]  # fmt: skip
+            for spec in measure.evaluator.metrics:
+                own = features[i]
+                score = own if isinstance(own, Unscored) else _mean([one[spec.name] for one in told])
+                totals[spec.name].update(i, score)
+    return {name: total.compute() for name, total in totals.items()}
+
+
+def _score(
+    measure: Measure, features: Sequence[ItemFeatures], i: int, pairing: Pairing, item: PromptItem
+) -> Mapping[str, float | Unscored] | None:
+    """The scores of an item's picture with the paired sound; None where the item is not in the pairing."""
+    if i not in pairing:
+        return None
+    video, audio = features[i], features[pairing[i]]
+    assert not isinstance(video, Unscored)
+    assert not isinstance(audio, Unscored)
+    scores = measure.evaluator.score(video[measure.name], audio[measure.name], item)
+    wanted = {spec.name for spec in measure.evaluator.metrics}
+    if set(scores) != wanted:
+        raise ValueError(f"evaluator '{measure.name}' scored {sorted(scores)}, its metrics are {sorted(wanted)}")
+    return scores
+
+
+def _mean(scores: Sequence[float | Unscored]) -> float | Unscored:
+    numbers = [one for one in scores if not isinstance(one, Unscored)]
+    reasons = [one for one in scores if isinstance(one, Unscored)]
+    return fmean(numbers) if numbers else next(iter(reasons), Unscored("there is no other clip to compare with"))
+
+
+def _rank() -> int:
+    return distributed.get_rank() if distributed.is_initialized() else 0
+
+
+def _share(count: int) -> range:
+    """The items of this process."""
+    if not distributed.is_initialized():
+        return range(count)
+    return range(distributed.get_rank(), count, distributed.get_world_size())
+
+
+def _from_first(value: list[int]) -> list[int]:
+    """The value that the first process has; the others wait for it."""
+    if not distributed.is_initialized():
+        return value
+    told = [value]
+    distributed.broadcast_object_list(told, src=0)
+    return told[0]
