@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
 from torch import nn
@@ -15,7 +15,6 @@ from torch import nn
 from ovikit.checkpoints.format import CheckpointFormat
 from ovikit.checkpoints.load import load_checkpoint
 from ovikit.errors import UserError
-from ovikit.evaluation.protocols import Evaluator, PromptSet
 from ovikit.kernel.catalog import Catalog
 from ovikit.kernel.kinds import KINDS
 from ovikit.kernel.manager import installed_catalog, installed_plugins
@@ -25,6 +24,9 @@ from ovikit.networks.protocols import Attend, Backbone, ClipSource, Codec, Condi
 from ovikit.numerics.protocols import Guidance, Objective, Schedule, Solver
 from ovikit.recipe.models import Recipe, Slot, Suite, Training
 from ovikit.types import AV, ClipSpec, Modality
+
+if TYPE_CHECKING:
+    from ovikit.evaluation.protocols import Evaluator, PromptSet
 
 
 @dataclass(frozen=True, slots=True)
@@ -151,4 +153,4 @@ def build_prompts(suite: Suite, clip: ClipSpec) -> PromptSet:
 
 
 def build_evaluators(suite: Suite, clip: ClipSpec) -> tuple[Evaluator, ...]:
-    return tuple(cast(Evaluator, build_slot(slot, clip=clip)) for slot in suite.evaluators)
+    return tuple(cast("Evaluator", build_slot(slot, clip=clip)) for slot in suite.evaluators)

@@ -97,11 +97,13 @@ class _Writer:
 
     def _component(self, one: Registered, own: tuple[str, ...]) -> Schema:
         config = one.component.config
-        prefix = f"{one.kind}-{one.name}."
+        prefix = f"{one.kind}-{one.name}-{'whole' if self.whole else 'partial'}."
         _, found = models_json_schema([(config, "validation")], ref_template=f"#/$defs/{prefix}{{model}}")
         nested: dict[str, Schema] = dict(found["$defs"])
         schema = {key: value for key, value in nested.pop(config.__name__).items() if key != "required"}
-        self.definitions.update({f"{prefix}{name}": below for name, below in nested.items()})
+        for name, below in nested.items():
+            kept = below if self.whole else {key: value for key, value in below.items() if key != "required"}
+            self.definitions[prefix + name] = kept
         own_properties = {"type": {"const": one.name}, **{key: {"type": "string"} for key in own}}
         required = [name for name, field in config.model_fields.items() if field.is_required()]
         return {

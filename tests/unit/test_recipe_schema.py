@@ -33,7 +33,7 @@ def test_it_takes_the_good_recipe_as_written_and_resolved(schema: dict[str, Any]
 
 
 def test_it_takes_a_child_that_leaves_out_what_the_parent_has(schema: dict[str, Any], tmp_path: Path) -> None:
-    child = "name: c\nextends: r.yaml\nsampling: {steps: 3}\nmodel: {positions: {type: native}}\n"
+    child = "name: c\nextends: r.yaml\nsampling: {steps: 3}\nmodel: {positions: {ratio: 2.0}, fusion: {type: gated}}\n"
     Draft202012Validator(schema).validate(data_of(tmp_path, child))
 
 
@@ -60,11 +60,15 @@ def test_it_refuses_a_bad_recipe(schema: dict[str, Any], tmp_path: Path, old: st
     assert not Draft202012Validator(schema).is_valid(data_of(tmp_path, GOOD.replace(old, new, 1)))
 
 
+@pytest.mark.parametrize("wrong", ["positions: {ratoi: 1}", "positions: {type: natvie}", "fusions: {}"])
+def test_it_refuses_a_bad_child(schema: dict[str, Any], tmp_path: Path, wrong: str) -> None:
+    child = f"name: c\nextends: r.yaml\nmodel: {{{wrong}}}\n"
+    assert not Draft202012Validator(schema).is_valid(data_of(tmp_path, child))
+
+
 def test_options_carry_their_meaning_and_default(schema: dict[str, Any]) -> None:
-    gated = next(
-        one for one in schema["$defs"]["fusion-slot"]["oneOf"] if one["properties"]["type"]["const"] == "gated"
-    )
-    assert gated["description"] == "gated"
+    fusions = schema["$defs"]["fusion-slot"]["oneOf"]
+    assert {one["properties"]["type"]["const"] for one in fusions} == {"gated", "none", "ovi"}
     ratio = next(one for one in schema["$defs"]["positions-slot"]["oneOf"] if "ratio" in one["properties"])
     assert ratio["properties"]["ratio"]["default"] == 1.0
     assert ratio["properties"]["ratio"]["description"] == "By what the audio index is multiplied."
