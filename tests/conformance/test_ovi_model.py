@@ -1,0 +1,222 @@
+"""What must hold of Ovi's joint model whatever its weights are."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import Tensor
+from torch.utils.checkpoint import checkpoint
+
+from ovikit.networks.attention import sdpa
+from ovikit.networks.init import initialise
+from ovikit.networks.joint import JointModel
+from ovikit.types import AV, Perturbation, Text, TokenGrid
+from ovikit_ovi.fusion import ovi_fusion
+from ovikit_ovi.positions import IndexPositions, axis_channels
+from ovikit_ovi.tower import OviTower
+
+DEPTH, WIDTH, HEADS = 3, 32, 2
+GRIDS = AV(video=TokenGrid.uniform("video", (4, 4, 4), 0.25), audio=TokenGrid.uniform("audio", (9, 1, 1), 0.1))
+
+
+def drawn(*shape: int, seed: int) -> Tensor:
+    return torch.randn(shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+
+
+def build(modalities: tuple[str, ...] = ("video", "audio"), fused: bool = True) -> JointModel:
+    """A tiny model with every weight random: also those that training starts at zero."""
+    options = {
+        "width": WIDTH, "feed_forward_width": 48, "heads": HEADS, "depth": DEPTH, "text_length": 6,
+        "frequency_width": 16,
+    }  # fmt: skip
+    towers = {"video": OviTower("video", 3, 10, **options), "audio": OviTower("audio", 5, 10, **options)}
+    pair = AV(WIDTH, WIDTH), AV(HEADS, HEADS)
+    fusion = ovi_fusion(DEPTH, *pair, sdpa) if fused else [None] * DEPTH
+    model = JointModel(AV.of({m: towers[m] for m in modalities}), fusion, IndexPositions(0.4), sdpa)
+    generator = torch.Generator().manual_seed(0)
+    initialise(model, generator)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(torch.randn(parameter.shape, generator=generator), alpha=0.2)
+    return model.double()
+
+
+def inputs(batch: int = 2) -> tuple[AV[Tensor], AV[Tensor], AV[Text]]:
+    latents = AV(video=drawn(batch, 3, 4, 4, 4, seed=1), audio=drawn(batch, 5, 9, seed=2))
+    sigma = torch.linspace(0.2, 0.9, batch, dtype=torch.float64)
+    tokens = drawn(batch, 4, 10, seed=3)
+    text = Text(tokens, torch.full((batch,), 4))
+    return latents, AV(sigma, sigma), AV(text, text)
+
+
+def velocity(model: JointModel, latents: AV, sigma: AV, text: AV, cache: bool = True, **options) -> AV[Tensor]:
+    keep = model.modalities
+    latents, sigma, text = (AV.of({m: v for m, v in pair.items() if m in keep}) for pair in (latents, sigma, text))
+    return model(latents, sigma, model.embed_text(text, cache), GRIDS, **options)
+
+
+def close(first: AV[Tensor], second: AV[Tensor]) -> bool:
+    return all(
+        torch.allclose(a, b, atol=1e-12, rtol=1e-12) for a, b in zip(first.values(), second.values(), strict=True)
+    )
+
+
+@pytest.fixture(scope="module")
+def model() -> JointModel:
+    return build()
+
+
+def test_items_of_a_batch_do_not_meet(model: JointModel) -> None:
+    latents, sigma, text = inputs()
+    together = velocity(model, latents, sigma, text)
+    for i in range(2):
+        alone = velocity(
+            model,
+            latents.map(lambda x, i=i: x[i : i + 1]),
+            sigma.map(lambda x, i=i: x[i : i + 1]),
+            text.map(lambda t, i=i: Text(t.tokens[i : i + 1], t.lengths[i : i + 1])),
+        )
+        assert close(alone, together.map(lambda x, i=i: x[i : i + 1]))
+
+
+def test_cached_keys_and_values_change_nothing(model: JointModel) -> None:
+    assert close(velocity(model, *inputs(), cache=True), velocity(model, *inputs(), cache=False))
+
+
+@pytest.mark.parametrize("modality", ["video", "audio"])
+def test_each_modality_hears_the_other_through_the_fusion_alone(model: JointModel, modality: str) -> None:
+    latents, sigma, text = inputs()
+    other = "audio" if modality == "video" else "video"
+    changed = AV.of({m: x + (drawn(*x.shape, seed=9) if m == other else 0) for m, x in latents.items()})
+
+    def difference(**options) -> float:
+        pair = (
+            velocity(model, latents, sigma, text, **options)[modality],
+            velocity(model, changed, sigma, text, **options)[modality],
+        )
+        return float((pair[0] - pair[1]).abs().max())
+
+    assert difference() > 1e-3
+    assert difference(perturbation=Perturbation(cut_fusion=True)) == 0.0
+
+
+def test_cut_fusion_equals_the_towers_alone(model: JointModel) -> None:
+    cut = velocity(model, *inputs(), perturbation=Perturbation(cut_fusion=True))
+    for modality in ("video", "audio"):
+        lone = build((modality,), fused=False)
+        names = lone.state_dict().keys()
+        lone.load_state_dict({name: value for name, value in model.state_dict().items() if name in names})
+        assert torch.allclose(velocity(lone, *inputs())[modality], cut[modality], atol=1e-12)
+
+
+def test_a_fusion_that_reads_nothing_is_neutral(model: JointModel) -> None:
+    """Zero values from the other stream: the towers alone."""
+    silent = build()
+    with torch.no_grad():
+        for name, parameter in silent.named_parameters():
+            if ".fusion." in name and ".v." in name:
+                parameter.zero_()
+    cut = velocity(silent, *inputs(), perturbation=Perturbation(cut_fusion=True))
+    assert close(velocity(silent, *inputs()), cut)
+
+
+def test_skipping_every_layer_leaves_embedding_and_head(model: JointModel) -> None:
+    latents, sigma, text = inputs()
+    out = velocity(model, latents, sigma, text, perturbation=Perturbation(skip_layers=tuple(range(DEPTH))))
+    tower = model.tower("audio")
+    noise = tower.noise(sigma["audio"][:, None], (9,))
+    assert torch.allclose(out["audio"], tower.head(tower.embed(latents["audio"]), noise, tower.grid(GRIDS["audio"])))
+
+
+def test_skip_self_is_not_attention_and_touches_only_its_layers(model: JointModel) -> None:
+    plain = velocity(model, *inputs())
+    assert not close(plain, velocity(model, *inputs(), perturbation=Perturbation(skip_self=(1,))))
+    assert close(plain, velocity(model, *inputs(), perturbation=Perturbation(skip_self=(DEPTH + 1,))))
+
+
+def test_clean_steps_are_told_level_zero(model: JointModel) -> None:
+    """With sigma 0 everywhere a clean start changes nothing; with all steps clean sigma no longer matters."""
+    latents, sigma, text = inputs()
+    zero = sigma.map(torch.zeros_like)
+    assert close(velocity(model, latents, zero, text), velocity(model, latents, zero, text, clean_steps=AV(video=2)))
+    one = velocity(model, latents, AV(sigma["video"], zero["audio"]), text, clean_steps=AV(video=1))
+    none = velocity(model, latents, AV(sigma["video"], zero["audio"]), text)
+    assert not close(one, none)
+
+
+def test_tokens_past_the_length_do_not_matter(model: JointModel) -> None:
+    latents, sigma, text = inputs()
+    lengths = AV(audio=torch.tensor([5, 9]))
+    changed = latents["audio"].clone()
+    changed[0, :, 5 + 6 :] += 1.0  # the convolutions of the audio embedding see 6 steps ahead
+    tower_sees = AV(latents["video"], changed)
+    first, second = (velocity(model, x, sigma, text, lengths=lengths) for x in (latents, tower_sees))
+    assert torch.allclose(first["video"], second["video"], atol=1e-12)
+    assert torch.allclose(first["audio"][0, :, :5], second["audio"][0, :, :5], atol=1e-12)
+
+
+def test_gradient_reaches_every_weight_and_both_inputs(model: JointModel) -> None:
+    latents, sigma, text = inputs()
+    latents = latents.map(lambda x: x.clone().requires_grad_())
+    model.zero_grad()
+    sum(x.square().sum() for x in velocity(model, latents, sigma, text, cache=False).values()).backward()
+    # A key's bias adds the same to every score of a query unless the key is normalised or rotated; these are.
+    without = [name for name, p in model.named_parameters() if p.grad is None or not p.grad.abs().max() > 0]
+    assert without == []
+    assert all(x.grad is not None and x.grad.abs().max() > 0 for x in latents.values())
+
+
+def test_layers_under_activation_checkpointing_give_the_same(model: JointModel) -> None:
+    latents, sigma, text = inputs()
+
+    def gradients() -> list[Tensor]:
+        model.zero_grad()
+        velocity(model, latents, sigma, text, cache=False)["video"].square().sum().backward()
+        return [p.grad.clone() for p in model.parameters() if p.grad is not None]
+
+    plain = gradients()
+    forwards = [layer.forward for layer in model.layers]
+    for layer, forward in zip(model.layers, forwards, strict=True):
+        layer.forward = lambda *args, forward=forward: checkpoint(forward, *args, use_reentrant=False)
+    try:
+        assert all(torch.allclose(a, b) for a, b in zip(plain, gradients(), strict=True))
+    finally:
+        for layer, forward in zip(model.layers, forwards, strict=True):
+            layer.forward = forward
+
+
+def test_positions_share_one_time_axis() -> None:
+    """Audio step i x ratio and video step i turn alike; rows, columns and an audio token's other channels are still."""
+    positions, head_width = IndexPositions(0.25), 24
+    video = positions.angles(TokenGrid.uniform("video", (5, 1, 1), 1.0), head_width, "fusion")
+    audio = positions.angles(TokenGrid.uniform("audio", (17, 1, 1), 0.25), head_width, "fusion")
+    assert torch.equal(audio[::4], video)
+    time = axis_channels(head_width)[0] // 2
+    assert (time, audio[:, time:].abs().max().item()) == (4, 0.0)
+    assert axis_channels(128) == (44, 42, 42)
+
+
+@pytest.mark.slow
+def test_pair_layer_compiles_without_graph_breaks(model: JointModel) -> None:
+    latents, sigma, text = inputs()
+    expected = velocity(model, latents, sigma, text)
+    layers = list(model.layers)
+    try:
+        for i, layer in enumerate(layers):
+            model.layers[i] = torch.compile(layer, fullgraph=True)
+        found = model(latents, sigma, AV.of({m: c for m, c in _embedded(model, layers, text).items()}), GRIDS)
+        assert all(torch.allclose(found[m], expected[m], atol=1e-9) for m in ("video", "audio"))
+    finally:
+        for i, layer in enumerate(layers):
+            model.layers[i] = layer
+
+
+def _embedded(model: JointModel, layers: list, text: AV[Text]) -> AV:
+    """The contexts, from the layers before they were compiled."""
+    compiled = list(model.layers)
+    for i, layer in enumerate(layers):
+        model.layers[i] = layer
+    context = model.embed_text(text, cache=True)
+    for i, layer in enumerate(compiled):
+        model.layers[i] = layer
+    return context
