@@ -224,7 +224,7 @@ def _after_nan(checkpoint: Path | None) -> str:
 @contextmanager
 def _quiet_lightning() -> Iterator[None]:
     """Lightning without its tips and its list of devices. Warnings pass, except those named here, which are about
-    loops and loaders that a user of a recipe cannot change."""
+    loaders and Lightning's own code, which a user of a recipe cannot change."""
     logger = logging.getLogger("lightning.pytorch")
     utilities = logging.getLogger("lightning.pytorch.utilities.rank_zero")
     before = logger.level, utilities.level
@@ -232,6 +232,7 @@ def _quiet_lightning() -> Iterator[None]:
     utilities.setLevel(logging.WARNING)
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message=r".*does not have many workers.*")
+        warnings.filterwarnings("ignore", message=r".*isinstance\(treespec, LeafSpec\)` is deprecated.*")
         yield
     logger.setLevel(before[0])
     utilities.setLevel(before[1])
