@@ -97,7 +97,9 @@ class JointModel(nn.Module):
         for use in ("self", "fusion"):
             key = (grid, use, head_width, like.device, like.dtype)
             if key not in self._rotations:
-                self._rotations[key] = rotation(self.positions.angles(grid, head_width, use), like.device, like.dtype)
+                with torch.inference_mode(False):  # they outlive the call: training may use them after sampling
+                    angles = self.positions.angles(grid, head_width, use)
+                    self._rotations[key] = rotation(angles, like.device, like.dtype)
             found[use] = self._rotations[key]
         return found
 
