@@ -21,7 +21,7 @@ def codecs(form: ClipSpec = FORM) -> AV[Codec]:
 
 
 def prepare(folder: Path | None, source: KitClips | None = None) -> LatentClips:
-    return prepare_latents(source or KitClips(FORM, 5), codecs(), LetterText(), FORM, folder)
+    return prepare_latents(KitClips(FORM, 5) if source is None else source, codecs(), LetterText(), FORM, folder)
 
 
 def reads(folder: Path, source: KitClips | None = None) -> list[int]:
@@ -89,7 +89,7 @@ def test_damaged_cache_is_noticed_and_made_again(tmp_path: Path, damage: str, ca
     path.write_bytes(good[:-40] if damage == "cut" else bytes(data))
     assert reads(tmp_path) == list(range(5))
     assert "the cache is damaged" in caplog.text
-    assert path.read_bytes() == good
+    assert reads(tmp_path) == []
 
 
 def test_clips_that_lack_a_modality_are_all_named() -> None:

@@ -166,7 +166,7 @@ def test_run_folder_holds_what_others_read(tmp_path: Path) -> None:
         "recipe": "kit", "digest": recipe.digest, "step": "9", "weights": "ema", "format": "",
     }  # fmt: skip
     assert not list(run.rglob("*.tmp*"))
-    assert not [path for path in run.rglob(".*")]
+    assert not list(run.rglob(".*"))
 
 
 def test_weights_are_the_average_and_carry_the_names_of_the_model(tmp_path: Path) -> None:
