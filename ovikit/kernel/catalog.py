@@ -88,9 +88,7 @@ class Catalog:
         refuse_bad_component(new.kind, new.component, new.plugin)
         old = self._by_kind[new.kind].get(new.name)
         if old is not None:
-            raise PluginError(
-                f"two components are named {new.kind} '{new.name}': {old.plugin} has one, {new.plugin} has one"
-            )
+            raise PluginError(f"{new.kind} '{new.name}' exists already, of {old.plugin}", str(new.plugin))
         self._by_kind[new.kind][new.name] = new
 
     def of(self, kind: str) -> Mapping[str, Registered]:

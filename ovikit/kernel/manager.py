@@ -152,7 +152,7 @@ def _refuse_bad_plugin(plugin: Plugin, implementation: object) -> None:
     callers = probe.get_hookcallers(implementation) or []
     for caller in callers:
         if not caller.has_spec():
-            raise PluginError(f"there is no hook '{caller.name}'; {_closest(caller.name)}", str(plugin))
+            raise PluginError(f"there is no hook '{caller.name}'. {_closest(caller.name)}", str(plugin))
         if any(one.wrapper or one.hookwrapper for one in caller.get_hookimpls()):
             raise PluginError(
                 f"{caller.name} is a wrapper: hooks of ovikit add, they do not change each other", str(plugin)
@@ -175,7 +175,7 @@ def _signature_trouble(error: pluggy.PluginValidationError) -> str:
 
 def _closest(name: str) -> str:
     told = suggestion(name, hook_names())
-    return told.rpartition(". ")[2] if "Did you mean" in told else "docs/hooks.md lists them"
+    return told.rpartition(". ")[2] if "Did you mean" in told else "docs/hooks.md lists what there is"
 
 
 def load_plugins(found: Iterable[EntryPoint] | None = None, only: str | None = None) -> Plugins:
