@@ -87,7 +87,8 @@ def audio_onsets(audio: Array, rate_hz: int) -> list[float]:
 
 def colour_of(video: NDArray[np.uint8]) -> str | None:
     """The ball's colour, from the most colourful pixels of the clip; None if there is hardly any colour."""
-    pixels = video.reshape(-1, 3).astype(np.int16)
+    sparse = max(1, min(video.shape[1:3]) // 64)
+    pixels = video[:, ::sparse, ::sparse].reshape(-1, 3).astype(np.int16)
     chroma = pixels.max(1) - pixels.min(1)
     bound = np.partition(chroma, -len(chroma) // 50)[-len(chroma) // 50]
     red, green, blue = pixels[chroma >= max(bound, 1)].mean(0) / 255.0

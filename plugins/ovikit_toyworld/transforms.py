@@ -56,7 +56,7 @@ def zone(table: str, channels: int, emphasis: float) -> Zone:
     """The ``channels`` most important coefficients of a table in ``normalisation.json``. ValueError beyond its end.
 
     The latents of the world's clips have variance 1 on average, and a standard deviation proportional to the
-    coefficient's own to the power ``emphasis``: at 0 all channels weigh the same in a loss, at 1 they weigh as pixels do.
+    coefficient's own to the power ``emphasis``: at 0 all channels weigh the same in a loss, at 1 as much as in pixels.
     """
     rows = _tables()[table]
     if not 0 < channels <= len(rows):
