@@ -121,7 +121,7 @@ def _event_frames(rng: np.random.Generator, count: int, frames: int, frame_rate_
     gap = round(GAP_S * frame_rate_hz)
     first = round(MARGIN_S * frame_rate_hz)
     room = frames - round(TAIL_S * frame_rate_hz) - first - gap * (count - 1)
-    if room < count:
+    if room < 1:
         raise ValueError(f"{count} events do not fit into {frames} frames at {frame_rate_hz} Hz")
-    starts = np.sort(rng.choice(room, size=count, replace=False))
+    starts = np.sort(rng.choice(room + count - 1, size=count, replace=False)) - np.arange(count)
     return tuple(int(first + start + gap * i) for i, start in enumerate(starts))

@@ -74,7 +74,7 @@ def test_a_bouncing_ball_touches_the_ground_at_its_events_only() -> None:
 
 def test_events_that_do_not_fit_are_refused() -> None:
     with pytest.raises(ValueError, match="do not fit"):
-        story.tell(0, 5, "train", frames=16, frame_rate_hz=24.0)
+        story.tell(0, 5, "train", frames=10, frame_rate_hz=24.0)
 
 
 def test_prompts_tell_everything_but_the_times() -> None:
