@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote, urlparse
 
+from ovikit.builtin_data import DATASETS
 from ovikit.builtin_numerics import COMPONENTS as NUMERICS
 from ovikit.kernel.component import Component, NoOptions
 from ovikit.kernel.events import ClipFinished, Event, RecipeValidated, RunFailed, RunFinished, RunStarted
@@ -44,6 +45,11 @@ def ovikit_register_attentions() -> Sequence[Component]:
 @hookimpl
 def ovikit_register_fusions() -> Sequence[Component]:
     return (Component("none", NoOptions, _no_fusion, "the towers never meet: the control of every fusion"),)
+
+
+@hookimpl
+def ovikit_register_datasets() -> Sequence[Component]:
+    return DATASETS
 
 
 @hookimpl
