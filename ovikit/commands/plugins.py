@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+import types
+from collections.abc import Iterable, Mapping
+from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
 import typer
 from pydantic import BaseModel
@@ -72,22 +74,37 @@ def _fields(model: type[BaseModel], above: str) -> list[tuple[str, ...]]:
 
 
 def type_name(field: FieldInfo) -> str:
-    """The type of a field as people write it, with its bounds: ``int > 0``, ``float | None``, ``'a' | 'b'``."""
-    annotation: Any = field.annotation
-    if isinstance(annotation, type) and not getattr(annotation, "__args__", None):
-        told = annotation.__name__
-    else:
-        told = str(annotation).replace("typing.", "").replace("NoneType", "None")
-        if told.startswith("Literal["):
-            told = told[len("Literal[") : -1].replace(", ", " | ")
-    signs = {"gt": ">", "ge": ">=", "lt": "<", "le": "<=", "multiple_of": "multiple of", "min_length": "length >="}
-    bounds = [
-        f"{sign} {getattr(mark, key)}"
-        for mark in field.metadata
-        for key, sign in signs.items()
-        if getattr(mark, key, None) is not None
-    ]
-    return " ".join([told, ", ".join(bounds)]).strip()
+    """The type of a field as people write it, with its bounds: ``int > 0``, ``float | null``, ``list of int``."""
+    return " ".join(filter(None, (_type_text(field.annotation), _bounds(field.metadata))))
+
+
+def _type_text(annotation: Any) -> str:
+    origin, inner = get_origin(annotation), get_args(annotation)
+    if origin is Annotated:
+        bounds = [mark for item in inner[1:] for mark in (item.metadata if isinstance(item, FieldInfo) else [item])]
+        return " ".join(filter(None, (_type_text(inner[0]), _bounds(bounds))))
+    if origin is Literal:
+        return " | ".join(str(value) for value in inner)
+    if origin in (Union, types.UnionType):
+        return " | ".join(_type_text(one) for one in inner)
+    if origin in (tuple, list) and inner:
+        same = origin is list or inner[-1] is ...
+        return f"list of {_type_text(inner[0])}" if same else f"[{', '.join(_type_text(one) for one in inner)}]"
+    if origin in (dict, Mapping):
+        return f"mapping of {_type_text(inner[1])}"
+    if annotation is None or annotation is type(None):
+        return "null"
+    if isinstance(annotation, type):
+        return "mapping" if issubclass(annotation, BaseModel) else annotation.__name__
+    return str(annotation)
+
+
+_SIGNS = {"gt": ">", "ge": ">=", "lt": "<", "le": "<=", "multiple_of": "multiple of", "min_length": "length >="}
+
+
+def _bounds(metadata: Iterable[object]) -> str:
+    found = ((sign, getattr(mark, key, None)) for mark in metadata for key, sign in _SIGNS.items())
+    return ", ".join(f"{sign} {value}" for sign, value in found if value is not None)
 
 
 def _default(field: FieldInfo) -> str:
