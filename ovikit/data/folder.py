@@ -18,26 +18,8 @@ from ovikit.types import Clip, ClipSpec
 VERSION = 1
 """Changes whenever the same file would give other clips."""
 SUFFIXES = frozenset(
-    [
-        ".3gp",
-        ".avi",
-        ".flv",
-        ".m2ts",
-        ".m4v",
-        ".mkv",
-        ".mov",
-        ".mp4",
-        ".mpeg",
-        ".mpg",
-        ".mts",
-        ".mxf",
-        ".ogv",
-        ".qt",
-        ".ts",
-        ".vob",
-        ".webm",
-        ".wmv",
-    ]
+    (".3gp", ".avi", ".flv", ".m2ts", ".m4v", ".mkv", ".mov", ".mp4", ".mpeg", ".mpg", ".mts", ".mxf", ".ogv", ".qt")
+    + (".ts", ".vob", ".webm", ".wmv")
 )
 _SLACK_S = 0.02
 

@@ -123,6 +123,7 @@ def _read_video(container: InputContainer, start_s: float, clip: ClipSpec) -> Te
     stream = container.streams.best("video")
     assert stream is not None  # the probe has seen it
     stream.thread_type = "AUTO"
+    pixel_aspect = float(stream.sample_aspect_ratio or 1)
     _seek(container, stream, start_s)
     wanted = [start_s + (k + 0.5) / clip.frame_rate_hz for k in range(clip.frames)]
     out: list[Tensor] = []
@@ -133,7 +134,7 @@ def _read_video(container: InputContainer, start_s: float, clip: ClipSpec) -> Te
             continue
         time_s = float(frame.pts * frame.time_base)
         while len(out) < clip.frames and held is not None and wanted[len(out)] < time_s:
-            shown = fit(held, clip) if shown is None else shown
+            shown = fit(held, pixel_aspect, clip) if shown is None else shown
             out.append(shown)
         held, shown = frame, None
         if len(out) == clip.frames:
@@ -141,7 +142,7 @@ def _read_video(container: InputContainer, start_s: float, clip: ClipSpec) -> Te
     if held is None:
         return None
     while len(out) < clip.frames:  # the last frame stays on screen
-        shown = fit(held, clip) if shown is None else shown
+        shown = fit(held, pixel_aspect, clip) if shown is None else shown
         out.append(shown)
     return torch.stack(out)
 
@@ -156,12 +157,14 @@ def _seek(container: InputContainer, stream: Any, time_s: float) -> None:
         container.seek(0)
 
 
-def fit(frame: VideoFrame, clip: ClipSpec) -> Tensor:
+def fit(frame: VideoFrame, pixel_aspect: float, clip: ClipSpec) -> Tensor:
     """The frame as uint8 (height, width, 3): turned upright, cropped to the clip's aspect about its centre, resized
-    with a filter that does not alias."""
+    with a filter that does not alias.
+
+    pixel_aspect: width of one stored pixel to its height
+    """
     pixels = frame.to_ndarray(format="rgb24")
-    aspect = frame.sample_aspect_ratio  # of one pixel, width to height; 0 or None: not told
-    wide = float(aspect) if aspect else 1.0
+    wide = pixel_aspect
     turns = round((frame.rotation or 0) / 90) % 4
     if turns:
         pixels = np.rot90(pixels, turns)
