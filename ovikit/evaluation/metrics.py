@@ -71,12 +71,18 @@ class ItemScores(Metric):
         self.score.append(torch.tensor([value], dtype=torch.float64, device=self.device))
         self.reason.append(row)
 
-    def compute(self) -> Summary:
-        """The summary over the items of all processes."""
-        if not _joined(self.index).numel():
-            return Summary(None, None)
-        index, score = _joined(self.index).cpu().numpy(), _joined(self.score).cpu().numpy()
-        reason = _joined(self.reason).cpu().numpy()
+    def compute(self) -> Tensor:
+        """The mean over the scored items of all processes, a float64 scalar; NaN where there are none."""
+        value = self._summarised().value
+        return torch.tensor(float("nan") if value is None else value, dtype=torch.float64)
+
+    def summary(self) -> Summary:
+        """The mean over the items of all processes, with its interval, the scores and the reasons."""
+        with self.sync_context():
+            return self._summarised()
+
+    def _summarised(self) -> Summary:
+        index, score, reason = (_joined(state).cpu().numpy() for state in (self.index, self.score, self.reason))
         scores: dict[int, float] = {}
         unscored: dict[int, str] = {}
         for row in np.argsort(index, kind="stable"):

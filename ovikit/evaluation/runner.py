@@ -191,7 +191,7 @@ def _scores(bench: Bench, features: Sequence[ItemFeatures], pairings: Sequence[P
                 own = features[i]
                 score = own if isinstance(own, Unscored) else _mean([one[spec.name] for one in told])
                 totals[spec.name].update(i, score)
-    return {name: total.compute() for name, total in totals.items()}
+    return {name: total.summary() for name, total in totals.items()}
 
 
 def _score(
