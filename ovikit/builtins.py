@@ -19,6 +19,7 @@ from ovikit.kernel.events import ClipFinished, Event, RecipeValidated, RunFailed
 from ovikit.kernel.hookspecs import hookimpl
 
 if TYPE_CHECKING:
+    from ovikit.checkpoints.format import CheckpointFormat
     from ovikit.networks.protocols import Attend
     from ovikit.types import AV
 
@@ -70,6 +71,18 @@ def ovikit_register_guidances() -> Sequence[Component]:
 @hookimpl
 def ovikit_register_objectives() -> Sequence[Component]:
     return NUMERICS["objective"]
+
+
+def _own_names(config: NoOptions) -> CheckpointFormat:
+    from ovikit.checkpoints.format import CheckpointFormat
+    from ovikit.checkpoints.keymap import KeyMap, Rule
+
+    return CheckpointFormat("ovikit", KeyMap([Rule("{r}", "{r}")]), anchors=())
+
+
+@hookimpl
+def ovikit_register_checkpoint_formats() -> Sequence[Component]:
+    return (Component("ovikit", NoOptions, _own_names, "ovikit's own names, as in the weights of a run"),)
 
 
 @hookimpl
