@@ -3,8 +3,10 @@ PYTHON ?= $(shell for p in python3.11 python3.12 python3.13 python3; do \
 	$$p -c 'import sys, venv, ensurepip; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $$p && break; done)
 BIN := .venv/bin
 STAMP := .venv/.installed
+WORKERS ?= 2
+PYTEST ?= -q
 
-.PHONY: help setup demo demo-controls test test-fast lint clean
+.PHONY: help setup demo demo-controls test test-slow lint clean
 
 help: ## this list
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 16
@@ -25,12 +27,12 @@ demo: setup ## train a tiny Ovi, generate clips, evaluate them, write runs/demo/
 demo-controls: setup ## the same without fusion and with unscaled positions, for comparison
 	@$(BIN)/ovikit demo --controls
 
-test: setup ## every test, slow ones too, and the linters
-	@$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/pyright
-	@$(BIN)/python -m pytest
+test: setup ## the fast tests: a few minutes
+	@echo "== the fast tests; make test-slow runs the rest"
+	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "not slow and not gpu" -n $(WORKERS) $(PYTEST)
 
-test-fast: setup ## the tests that take seconds
-	@$(BIN)/python -m pytest -m "not slow and not gpu"
+test-slow: setup ## the tests that train models and fetch clips: about a quarter of an hour
+	@$(BIN)/python -m pytest -m "slow and not gpu" $(PYTEST)
 
 lint: setup ## ruff and pyright
 	@$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/pyright
