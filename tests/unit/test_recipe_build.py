@@ -88,7 +88,7 @@ def test_a_checkpoint_of_another_model_is_refused(tmp_path: Path) -> None:
 
 
 def test_a_missing_checkpoint_is_named(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="there is no asset 'nothing.bin'"):
+    with pytest.raises(UserError, match=r"there is no asset 'nothing\.bin'"):
         model_of(recipe_of(tmp_path, "model.checkpoint={type: ovikit, path: nothing.bin}"))
 
 
