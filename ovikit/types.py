@@ -63,11 +63,11 @@ class AV(Generic[T]):
 
     def map(self, function: Callable[[T], U]) -> AV[U]:
         """The pair of ``function(value)``; absent modalities stay absent."""
-        return AV.of({modality: function(value) for modality, value in self.items()})
+        return AV[U].of({modality: function(value) for modality, value in self.items()})
 
     def zip(self, other: AV[U], function: Callable[[T, U], V]) -> AV[V]:
         """The pair of ``function(mine, other's)`` for the modalities of this pair; KeyError if other lacks one."""
-        return AV.of({modality: function(value, other[modality]) for modality, value in self.items()})
+        return AV[V].of({modality: function(value, other[modality]) for modality, value in self.items()})
 
 
 @dataclass(frozen=True)
@@ -263,4 +263,4 @@ class Clip:
     audio: Tensor | None
     frame_rate_hz: float
     sample_rate_hz: int
-    truth: Mapping[str, Any] = field(default_factory=dict)
+    truth: Mapping[str, Any] = field(default_factory=dict[str, Any])
