@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-from pydantic import Field, PositiveFloat, PositiveInt
+from pydantic import Field, NonNegativeFloat, PositiveFloat, PositiveInt
 
 from ovikit.kernel.component import Component, Config
 
@@ -21,6 +21,8 @@ class FolderConfig(Config):
     """Folder of videos with sound, of any size, rate and format that FFmpeg reads; starts from the current folder."""
     prompt: str | None = None
     """Prompt of videos without a caption file (NAME.txt, or "prompt" in NAME.json); null: the file's name in words."""
+    from_s: NonNegativeFloat = 0.0
+    """Where the first clip of each video starts, in seconds."""
     stride_s: PositiveFloat | None = None
     """Seconds from the start of one clip to the start of the next; null: clips follow each other."""
     windows: PositiveInt | None = None
@@ -40,6 +42,7 @@ def _folder(config: FolderConfig, *, clip: ClipSpec) -> FolderClips:
         Path(config.path).expanduser(),
         clip,
         prompt=config.prompt,
+        from_s=config.from_s,
         stride_s=config.stride_s,
         windows=config.windows,
         recursive=config.recursive,

@@ -42,6 +42,7 @@ class FolderClips:
 
     prompt:      of files without a caption of their own (``NAME.txt``, or ``prompt`` in ``NAME.json``); None: the
                  file's name in words
+    from_s:      where the first window of each file starts
     stride_s:    from the start of one window to the start of the next; None: the clip's duration
     windows:     most windows of one file; None: all that fit
     recursive:   look into folders below as well
@@ -57,6 +58,7 @@ class FolderClips:
         clip: ClipSpec,
         *,
         prompt: str | None = None,
+        from_s: float = 0.0,
         stride_s: float | None = None,
         windows: int | None = None,
         recursive: bool = False,
@@ -64,13 +66,14 @@ class FolderClips:
         too_short: Choice = "refuse",
     ) -> None:
         self.clip, self.root = clip, path
-        self._stride_s, self._most = stride_s or clip.duration_s, windows
+        self._from_s, self._stride_s, self._most = from_s, stride_s or clip.duration_s, windows
         files = find_videos(path, recursive)
         probes = _probe_all(files)
         mute = [file for file in files if not probes[file].sound]
-        short = [file for file in files if probes[file].duration_s < clip.duration_s - _SLACK_S]
+        short = [file for file in files if probes[file].duration_s < from_s + clip.duration_s - _SLACK_S]
         _refuse(mute, without_sound, "have no sound", "without_sound")
-        _refuse(short, too_short, f"are shorter than a clip of {clip.duration_s:g} s", "too_short")
+        wanted = f"a clip of {clip.duration_s:g} s" + (f" from {from_s:g} s on" if from_s else "")
+        _refuse(short, too_short, f"are shorter than {wanted}", "too_short")
         kept = [file for file in files if file not in {*mute, *short}]
         if not kept:
             raise UserError(f"none of the {len(files)} videos can be used", str(path))
@@ -78,10 +81,11 @@ class FolderClips:
         self._digests = [(self._name(file), sha256_of(file)) for file in kept]
 
     def _cut(self, file: Path, found: Probe, prompt: str | None) -> list[Window]:
-        fit = math.floor((found.duration_s - self.clip.duration_s + _SLACK_S) / self._stride_s) + 1
+        room_s = found.duration_s - self._from_s - self.clip.duration_s + _SLACK_S
+        fit = math.floor(room_s / self._stride_s) + 1
         count = fit if self._most is None else min(fit, self._most)
         text, name = caption_of(file, prompt), self._name(file)
-        starts = [index * self._stride_s for index in range(count)]
+        starts = [self._from_s + index * self._stride_s for index in range(count)]
         return [Window(file, f"{name}@{start:.2f}s", found.origin_s, start, text) for start in starts]
 
     def _name(self, file: Path) -> str:

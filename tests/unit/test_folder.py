@@ -263,6 +263,9 @@ def test_windows_may_overlap_and_be_limited(tmp_path: Path) -> None:
     write_video(tmp_path / "a.mp4", even(2.0), click_track([], 2.0))
     assert [w.start_s for w in FolderClips(tmp_path, FORM, stride_s=0.25).windows] == [0, 0.25, 0.5, 0.75, 1.0]
     assert [w.start_s for w in FolderClips(tmp_path, FORM, stride_s=0.25, windows=2).windows] == [0, 0.25]
+    assert [w.start_s for w in FolderClips(tmp_path, FORM, from_s=0.5, stride_s=0.25).windows] == [0.5, 0.75, 1.0]
+    with pytest.raises(UserError, match=r"are shorter than a clip of 1 s from 1.5 s on: a.mp4"):
+        FolderClips(tmp_path, FORM, from_s=1.5)
 
 
 def test_prompts_come_from_captions_the_option_or_the_name(tmp_path: Path) -> None:
