@@ -93,9 +93,9 @@ class Generator:
         }
         codecs = AV.of({m: self.codecs[m] for m in self.model.modalities})
         network = BoundNetwork(self.model, contexts, codecs.map(lambda codec: codec.grid()), self.dtype)
-        noises = [draw_noise(codecs.map(lambda codec: (1, *codec.shape())), job.seed) for job in jobs]
+        shapes, parts = codecs.map(lambda codec: (1, *codec.shape())), self.sampling
+        noises = [draw_noise(shapes, job.seed, same_seed=parts.same_noise_seed) for job in jobs]
         noise = AV.of({m: torch.cat([one[m] for one in noises]).to(self.device) for m in codecs.modalities})
-        parts = self.sampling
         latents = sample(network, noise, parts.schedule, parts.solver, parts.guidance, parts.steps, callback=callback)
         # Codecs work on one clip at a time: their memory is the pixels', not the latents'.
         return [self._decoded(job, _item(latents, i)) for i, job in enumerate(jobs)]

@@ -38,6 +38,7 @@ class Sampling:
     guidance: Guidance
     steps: int
     seed: int
+    same_noise_seed: bool
     negative: AV[str]
 
 
@@ -104,13 +105,15 @@ def _on_meta(recipe: Recipe, codecs: AV[Codec], conditioner: Conditioner) -> Joi
         towers = AV[nn.Module].of({modality: tower(modality, slot) for modality, slot in slots.items()})
         told = towers.map(lambda one: cast(Backbone, one))
         depths = sorted({one.depth for one in told.values()})
-        fusion: Sequence[nn.Module | None] = build_slot(
-            parts.fusion,
-            depth=depths[-1],
-            width=told.map(lambda one: one.width),
-            heads=told.map(lambda one: one.heads),
-            attend=attend,
-        )
+        fusion: Sequence[nn.Module | None] = [None] * depths[-1]
+        if len(told.modalities) == 2:  # a tower alone has nobody to meet
+            fusion = build_slot(
+                parts.fusion,
+                depth=depths[-1],
+                width=told.map(lambda one: one.width),
+                heads=told.map(lambda one: one.heads),
+                attend=attend,
+            )
         if len(fusion) != depths[-1]:
             raise UserError(
                 f"fusion '{parts.fusion.type}' built {len(fusion)} layers for towers of {depths[-1]}", "model.fusion"
@@ -127,6 +130,7 @@ def build_sampling(recipe: Recipe) -> Sampling:
         guidance=build_slot(parts.guidance),
         steps=parts.steps,
         seed=parts.seed,
+        same_noise_seed=parts.same_noise_seed,
         negative=AV(parts.negative.video, parts.negative.audio),
     )
 

@@ -174,6 +174,8 @@ class Sampling(Section):
     """Number of solver steps."""
     seed: NonNegativeInt = 0
     """Seed of the noise that sampling starts from."""
+    same_noise_seed: bool = True
+    """Draw video and audio noise from one seed, as the released Ovi does; false: from two."""
     negative: Prompts = Prompts()
     """What guidance steers away from, per modality."""
 
