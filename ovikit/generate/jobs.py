@@ -63,7 +63,10 @@ def plan(items: Sequence[PromptItem], seed: int, count: int = 1) -> list[Job]:
     names = [job.id for job in jobs]
     twice = sorted({name for name, times in Counter(names).items() if times > 1})
     if twice:
-        raise UserError(f"two clips would be named {twice[0]}", hint="give the prompts other ids")
+        raise UserError(
+            f"two clips would be named {twice[0]}",
+            hint="give the prompts other ids; for several clips of a prompt there is --count",
+        )
     return jobs
 
 

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import csv
+import hashlib
 import io
 import json
 import re
+import unicodedata
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 
@@ -14,6 +16,7 @@ from ovikit.evaluation.protocols import PromptItem
 
 COLUMNS = ("text_prompt", "prompt")
 """Where a CSV or JSONL row holds its prompt; the first is the name that the released model's files use."""
+_SLUG = 40
 SAFE_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 
 Row = tuple[int, str, str | None]
@@ -41,12 +44,22 @@ def read_prompts(path: Path | str) -> list[PromptItem]:
     return _items(reader(text, path), path)
 
 
-def given_prompts(prompts: Sequence[str]) -> list[PromptItem]:
-    """Prompts from the command line. UserError for an empty one."""
+def given_prompts(prompts: Sequence[str], seed: int = 0) -> list[PromptItem]:
+    """Prompts from the command line, named after their words and the seed, so that one try does not stand in the
+    way of the next. UserError for an empty one."""
     for prompt in prompts:
         if not prompt.strip():
             raise UserError("the prompt is empty", "--prompt")
-    return [PromptItem(_position(i), prompt.strip()) for i, prompt in enumerate(prompts)]
+    return [PromptItem(f"{_slug(prompt)}-seed{seed}", prompt.strip()) for prompt in prompts]
+
+
+def _slug(prompt: str) -> str:
+    """The first words of a prompt as a file name; a hash where it has no plain letters."""
+    plain = unicodedata.normalize("NFKD", prompt).encode("ascii", "ignore").decode().lower()
+    words = "-".join(re.findall(r"[a-z0-9]+", plain))
+    # Two long prompts may begin alike: a hash tells them apart.
+    mark = hashlib.sha256(prompt.strip().encode()).hexdigest()[:6]
+    return f"{words[:_SLUG].rstrip('-')}-{mark}" if words and len(words) > _SLUG else words or f"prompt-{mark}"
 
 
 def _items(rows: Iterator[Row], path: Path) -> list[PromptItem]:

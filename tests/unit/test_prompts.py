@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from ovikit.errors import UserError
-from ovikit.generate.prompts import given_prompts, read_prompts
+from ovikit.generate.prompts import SAFE_ID, given_prompts, read_prompts
 
 SAME = {
     "p.txt": "A red ball, low tone\n\nA blue ball\r\nA red ball, low tone\n",
@@ -70,7 +70,12 @@ def test_missing_and_binary_files(tmp_path):
         read_prompts(tmp_path / "b.txt")
 
 
-def test_prompts_from_the_command_line():
-    assert [(i.id, i.prompt) for i in given_prompts(["A", " B "])] == [("00000", "A"), ("00001", "B")]
+def test_prompts_from_the_command_line_are_named_after_their_words():
+    long = "A red ball flashes twice on the left. Audio: two low tones"
+    items = given_prompts(["A red ball", " Żółta piłka ", "球", long, f"{long}."], seed=7)
+    assert items[0].id == "a-red-ball-seed7"
+    assert items[1].prompt == "Żółta piłka"
+    assert all(SAFE_ID.fullmatch(item.id) and len(item.id) < 60 for item in items)
+    assert len({item.id for item in items}) == 5
     with pytest.raises(UserError, match="--prompt: the prompt is empty"):
         given_prompts(["A", " "])

@@ -1,0 +1,116 @@
+"""``ovikit eval``: measure a folder of clips."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from ovikit.commands.options import Overrides
+from ovikit.errors import UserError
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+    from ovikit.evaluation.results import Derived, MetricResult, Number, Results
+
+
+def app_command(cli: typer.Typer) -> None:
+    """Adds ``eval``."""
+    cli.command("eval")(evaluate)
+
+
+def evaluate(
+    suite: Annotated[Path, typer.Argument(metavar="SUITE", help="An evaluation suite.", show_default=False)],
+    clips: Annotated[Path, typer.Option(metavar="DIR", help="Folder of ID.mp4 files.", show_default=False)],
+    recipe: Annotated[
+        Path | None,
+        typer.Option(metavar="RECIPE", help="What made the clips; default: recipe.lock.yaml among them."),
+    ] = None,
+    out: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="Folder of results.json; default: the one that holds the clips'.")
+    ] = None,
+    truth: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="Folder that keeps ground-truth clips; default: truth beside.")
+    ] = None,
+    report: Annotated[bool, typer.Option("--report", help="Write report.html, too.")] = False,
+    override: Overrides = None,
+) -> None:
+    """Score a folder of clips: each metric with its interval, its ceiling (ground truth) and its chance.
+
+    -o changes the suite.
+
+    Example: ovikit eval evals/suites/toyworld.yaml --clips runs/demo/clips --report
+    """
+    from rich.console import Console
+
+    from ovikit.commands.progress import evaluation_progress
+    from ovikit.evaluation.results import write_results
+    from ovikit.evaluation.runner import evaluate as run_evaluation
+    from ovikit.generate.run import LOCK
+    from ovikit.recipe.load import load_recipe, load_suite
+
+    console = Console(soft_wrap=True)
+    found = load_suite(suite, override or ())
+    if not clips.is_dir():
+        raise UserError("there is no such folder of clips", "--clips " + str(clips))
+    lock = recipe or clips / LOCK
+    if not lock.is_file():
+        raise UserError(
+            f"the clips come without {LOCK}", str(clips), "give the recipe in whose form they are: --recipe"
+        )
+    folder, kept = out or clips.parent, truth or clips.parent / "truth"
+    with evaluation_progress(console) as shown:
+        results = run_evaluation(found, load_recipe(lock), clips, kept, told=shown)
+    write_results(results, folder / "results.json")
+    console.print(results_table(results))
+    console.print(f"results: {folder / 'results.json'}", highlight=False)
+    if report:
+        from ovikit.evaluation.report import write_report
+
+        path = write_report(results, folder / "report.html", clips, kept, load_recipe(lock), clips.parent)
+        console.print(f"report:  {path}", highlight=False)
+
+
+def results_table(results: Results) -> Table:
+    """The metrics of a run, each between its chance and its ceiling."""
+    from rich.table import Table
+
+    table = Table(title=f"{results.recipe.name} on {results.suite.name} ({results.profile})", title_justify="left")
+    for heading in ("metric", "value", "95 %", "chance", "ceiling", "of the way", "scored", "unscored"):
+        table.add_column(heading, justify="left" if heading == "metric" else "right")
+    for name, metric in results.metrics.items():
+        arrow = "↑" if metric.direction == "higher" else "↓"
+        unscored = sum(one.count for one in metric.unscored)
+        table.add_row(
+            f"{name}{f' [{metric.unit}]' if metric.unit else ''} {arrow}".replace("[", r"\["),
+            show_number(metric.value, metric),
+            show_interval(metric, metric),
+            show_number(None if metric.chance is None else metric.chance.value, metric),
+            show_number(None if metric.ceiling is None else metric.ceiling.value, metric),
+            show_share(metric.share),
+            str(metric.scored),
+            str(unscored) if unscored else "",
+        )
+    return table
+
+
+def _digits(metric: MetricResult) -> int:
+    """Decimals that make sense for a metric: more for numbers up to 1."""
+    top = metric.range[1]
+    return 3 if top is not None and top <= 1 else 1
+
+
+def show_number(value: float | None, metric: MetricResult) -> str:
+    return "-" if value is None else f"{value:.{_digits(metric)}f}"
+
+
+def show_interval(number: Number | Derived, metric: MetricResult) -> str:
+    if number.interval is None:
+        return "-"
+    return " to ".join(f"{bound:.{_digits(metric)}f}" for bound in number.interval)
+
+
+def show_share(share: Derived | None) -> str:
+    return "-" if share is None else f"{100 * share.value:.0f} %"

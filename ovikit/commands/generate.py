@@ -1,0 +1,114 @@
+"""``ovikit generate``: prompts to clips with sound."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from ovikit.commands.options import Overrides
+from ovikit.errors import UserError
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from ovikit.evaluation.protocols import PromptItem
+    from ovikit.recipe.models import Recipe
+
+
+def app_command(cli: typer.Typer) -> None:
+    """Adds ``generate``."""
+    cli.command("generate")(generate)
+
+
+def generate(
+    source: Annotated[
+        Path, typer.Argument(metavar="RUN|RECIPE", help="Folder of a training run, or a recipe.", show_default=False)
+    ],
+    prompt: Annotated[list[str] | None, typer.Option(help="A prompt; may be given several times.")] = None,
+    prompts: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE", help=".txt (one a line), .csv or .jsonl (text_prompt or prompt).", show_default=False
+        ),
+    ] = None,
+    suite: Annotated[
+        Path | None, typer.Option(metavar="SUITE", help="Use the prompts of an evaluation suite.", show_default=False)
+    ] = None,
+    weights: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="Weights (.safetensors); default: the run's.", show_default=False),
+    ] = None,
+    out: Annotated[
+        Path | None,
+        typer.Option(metavar="DIR", help="Folder of the clips; default: prompted (of a suite: clips) in the run's."),
+    ] = None,
+    seed: Annotated[int | None, typer.Option(min=0, help="Seed of the noise; clip i has seed + i.")] = None,
+    count: Annotated[int, typer.Option(min=1, help="Clips for each prompt.")] = 1,
+    first: Annotated[int | None, typer.Option(min=1, help="Only the first N prompts.")] = None,
+    batch_size: Annotated[int, typer.Option(min=1, help="Clips made at the same time.")] = 8,
+    device: Annotated[str, typer.Option(help="cpu, cuda, or auto.")] = "auto",
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace clips that were made otherwise.")] = False,
+    override: Overrides = None,
+) -> None:
+    """Make clips from prompts. Clips that are there already are kept, so a killed run goes on where it was.
+
+    Example: ovikit generate runs/demo --prompt "A red ball flashes twice on the left. Audio: two low tones" --seed 7
+    """
+    changes = [*(override or ()), *([] if seed is None else [f"sampling.seed={seed}"])]
+    given = [name for name, value in (("--prompt", prompt), ("--prompts", prompts), ("--suite", suite)) if value]
+    if len(given) != 1:
+        told = f"{' and '.join(given)} were given" if given else "there are no prompts"
+        raise UserError(told, hint="give one of --prompt TEXT, --prompts FILE and --suite SUITE")
+    from rich.console import Console
+
+    from ovikit.commands.progress import generation_progress
+    from ovikit.generate.run import find_source
+    from ovikit.generate.run import generate as run_generation
+
+    console = Console(soft_wrap=True)
+    found = find_source(source, changes, weights)
+    items = _items(found.recipe, prompt, prompts, suite)[:first]
+    with generation_progress(console) as shown:
+        done = run_generation(
+            found,
+            items,
+            out or found.folder / ("clips" if suite else "prompted"),
+            count=count,
+            batch_size=batch_size,
+            overwrite=overwrite,
+            device=pick_device(device),
+            watcher=shown,
+        )
+    console.print(f"{len(done.made)} clips in {done.seconds:.1f} s: {done.folder}", highlight=False)
+
+
+def _items(
+    recipe: Recipe, prompt: Sequence[str] | None, prompts: Path | None, suite: Path | None
+) -> Sequence[PromptItem]:
+    from ovikit.generate.prompts import given_prompts, read_prompts
+
+    if prompts is not None:
+        return read_prompts(prompts)
+    if suite is None:
+        return given_prompts(prompt or (), recipe.sampling.seed)
+    from ovikit.recipe.build import build_prompts, clip_spec
+    from ovikit.recipe.load import load_suite
+
+    found = build_prompts(load_suite(suite), clip_spec(recipe))
+    return [found[i] for i in range(len(found))]
+
+
+def pick_device(name: str) -> str:
+    """The device that ``auto`` means here, or the one named. UserError for one that is not there."""
+    import torch
+
+    # mps is missing: it has no float64, which noise levels are computed in.
+    there = {"cpu": True, "cuda": torch.cuda.is_available()}
+    if name == "auto":
+        return "cuda" if there["cuda"] else "cpu"
+    if not there.get(name.split(":")[0], False):
+        known = ", ".join(device for device, found in there.items() if found)
+        raise UserError(f"there is no device '{name}' on this machine", "--device", f"there is {known}")
+    return name
