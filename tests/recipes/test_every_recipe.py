@@ -1,0 +1,70 @@
+"""Every recipe and suite of the repository: valid, written in the schema, buildable, lockable."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from jsonschema import Draft202012Validator
+
+from ovikit.kernel.manager import installed_catalog
+from ovikit.recipe import build
+from ovikit.recipe.document import read_yaml
+from ovikit.recipe.load import load_recipe, load_suite
+from ovikit.recipe.lock import write_lock
+from ovikit.recipe.models import Suite
+from ovikit.recipe.schema import document_schema
+
+ROOT = Path(__file__).parents[2]
+RECIPES = sorted((ROOT / "recipes").rglob("*.yaml"))
+SUITES = sorted((ROOT / "evals" / "suites").rglob("*.yaml"))
+
+
+def named(path: Path) -> str:
+    return str(path.relative_to(ROOT))
+
+
+def test_there_are_recipes_and_suites() -> None:
+    assert RECIPES
+    assert SUITES
+
+
+def test_names_are_unique() -> None:
+    names = [load_recipe(path).name for path in RECIPES]
+    assert len(set(names)) == len(names)
+
+
+@pytest.mark.parametrize("path", RECIPES, ids=named)
+def test_a_recipe_is_valid_and_names_an_existing_suite(path: Path) -> None:
+    recipe = load_recipe(path)
+    Draft202012Validator(document_schema(installed_catalog())).validate(read_yaml(path).data)
+    suite = recipe.suite_path()
+    assert suite is None or suite.is_file()
+
+
+@pytest.mark.parametrize("path", RECIPES, ids=named)
+def test_a_recipe_builds(path: Path) -> None:
+    recipe = load_recipe(path)
+    codecs, conditioner = build.build_codecs(recipe), build.build_conditioner(recipe)
+    model = build.build_model(recipe, codecs, conditioner, "meta")
+    assert model.modalities == recipe.model.modalities
+    for modality, codec in codecs.items():
+        assert model.tower(modality).grid(codec.grid()).shape[0] > 0
+    assert build.build_sampling(recipe).steps == recipe.sampling.steps
+    if recipe.training is not None:
+        assert sum(weight for weight in build.build_objective(recipe).weights.values()) > 0
+
+
+@pytest.mark.parametrize("path", RECIPES, ids=named)
+def test_a_recipe_locks_and_its_lock_is_the_same_recipe(path: Path, tmp_path: Path) -> None:
+    recipe = load_recipe(path)
+    if recipe.model.checkpoint is not None:
+        pytest.skip("its checkpoint is not here")
+    write_lock(recipe, tmp_path / "recipe.lock.yaml")
+    assert load_recipe(tmp_path / "recipe.lock.yaml").digest == recipe.digest
+
+
+@pytest.mark.parametrize("path", SUITES, ids=named)
+def test_a_suite_is_valid(path: Path) -> None:
+    load_suite(path)
+    Draft202012Validator(document_schema(installed_catalog(), Suite)).validate(read_yaml(path).data)
