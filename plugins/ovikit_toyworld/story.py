@@ -108,9 +108,9 @@ def tell(
     return Story(
         cast=cast,
         event_frames=_event_frames(rng, cast.count, frames, frame_rate_hz),
-        x=(0.22, 0.5, 0.78)[cast.place] + float(rng.uniform(-0.03, 0.03)),
-        rest=float(rng.uniform(0.40, 0.44)),
-        radius=(0.12, 0.18)[cast.size] * float(rng.uniform(0.95, 1.05)),
+        x=(0.25, 0.5, 0.75)[cast.place] + float(rng.uniform(-0.02, 0.02)),
+        rest=float(rng.uniform(0.36, 0.40)),
+        radius=(0.14, 0.22)[cast.size] * float(rng.uniform(0.97, 1.03)),
         loudness=float(rng.uniform(0.45, 0.6)),
         warmth=float(rng.uniform(0.0, 1.0)),
     )
