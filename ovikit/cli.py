@@ -59,3 +59,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     except UserError as error:
         typer.echo(f"error: {error.render()}", err=True)
         sys.exit(2)
+    except KeyboardInterrupt:
+        # Before a command began: _Group speaks for the rest.
+        typer.echo("interrupted", err=True)
+        sys.exit(130)

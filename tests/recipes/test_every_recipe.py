@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
+import time
 from pathlib import Path
 
 import pytest
 from jsonschema import Draft202012Validator
+from typer.testing import CliRunner
 
+from ovikit.cli import build_app
 from ovikit.kernel.manager import installed_catalog
 from ovikit.recipe import build
 from ovikit.recipe.document import read_yaml
@@ -42,6 +47,16 @@ def test_a_recipe_is_valid_and_names_an_existing_suite(path: Path) -> None:
     assert suite is None or suite.is_file()
 
 
+def test_checking_all_of_them_answers_in_a_second_and_loads_no_torch() -> None:
+    code = "import sys; from ovikit.cli import main\ntry: main()\nfinally: assert 'torch' not in sys.modules"
+    took = []
+    for _ in range(3):
+        start = time.perf_counter()
+        subprocess.run([sys.executable, "-c", code, "recipe", "check", *RECIPES], check=True, timeout=60)
+        took.append(time.perf_counter() - start)
+    assert min(took) < 1.0 + 0.1 * len(RECIPES)
+
+
 @pytest.mark.parametrize("path", RECIPES, ids=named)
 def test_a_recipe_builds(path: Path) -> None:
     recipe = load_recipe(path)
@@ -62,6 +77,20 @@ def test_a_recipe_locks_and_its_lock_is_the_same_recipe(path: Path, tmp_path: Pa
         pytest.skip("its checkpoint is not here")
     write_lock(recipe, tmp_path / "recipe.lock.yaml")
     assert load_recipe(tmp_path / "recipe.lock.yaml").digest == recipe.digest
+
+
+@pytest.mark.parametrize("path", RECIPES[:1], ids=named)
+def test_the_commands_show_lock_and_compare(path: Path, tmp_path: Path) -> None:
+    shown, locked = tmp_path / "shown.yaml", tmp_path / "r.lock.yaml"
+    ovikit = CliRunner().invoke
+    app = build_app()
+    change = ["-o", "sampling.steps=3"]
+    shown.write_text(ovikit(app, ["recipe", "show", str(path), *change]).output)
+    told = ovikit(app, ["recipe", "lock", str(path), "--output", str(locked), *change]).output
+    assert told == f"{locked}: digest {load_recipe(shown).digest}\n"
+    assert load_recipe(locked).sampling.steps == load_recipe(shown).sampling.steps == 3
+    steps = load_recipe(path).sampling.steps
+    assert ovikit(app, ["recipe", "diff", str(path), str(path), *change]).output == f"sampling.steps: {steps} -> 3\n"
 
 
 @pytest.mark.parametrize("path", SUITES, ids=named)

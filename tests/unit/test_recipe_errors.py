@@ -52,8 +52,8 @@ BAD = [
     (STEPS, "steps: 0", "r.yaml:19: sampling.steps: should be greater than 0, not 0"),
     ("  steps: 4\n", "", "r.yaml:15: sampling.steps: is missing"),
     (STEPS, "steps: 4\n  step: 3",
-     "r.yaml:20: sampling.step: unknown key; there are: guidance, negative, schedule, seed, solver, steps. "
-     "Did you mean 'steps'?"),
+     "r.yaml:20: sampling.step: unknown key; there are: guidance, negative, same_noise_seed, schedule, seed, solver, "
+     "steps. Did you mean 'steps'?"),
     ("clip: {duration_s: 2, ", "clip: {duration: 2, ",
      "2 errors\n  r.yaml:3: clip.duration_s: is missing\n"
      f"  r.yaml:3: clip.duration: unknown key; {CLIP}. Did you mean 'duration_s'?"),
@@ -145,8 +145,8 @@ BAD_OVERRIDES = [
     ("sampling.steps", "-o sampling.steps: an override is written path=value, such as sampling.steps=20"),
     ("=3", "-o =3: an override is written path=value, such as sampling.steps=20"),
     ("sampling.stepz=3",
-     "-o sampling.stepz=3: sampling.stepz: there is no such option; there are: guidance, negative, schedule, seed, "
-     "solver, steps. Did you mean 'steps'?"),
+     "-o sampling.stepz=3: sampling.stepz: there is no such option; there are: guidance, negative, "
+     "same_noise_seed, schedule, seed, solver, steps. Did you mean 'steps'?"),
     ("sampling.steps=x", "-o sampling.steps=x: sampling.steps: should be a valid integer, not 'x'"),
     ("sampling.steps=", "-o sampling.steps=: sampling.steps: should be a valid integer, not null"),
     ("model.positions.ratoi=1",
