@@ -64,12 +64,16 @@ def log_mel(waveform: Tensor) -> Tensor:
     return torch.log10((filterbank() @ magnitude).clamp(min=1e-5))
 
 
-def waveform_of(log10_mel: Tensor, samples: int, iterations: int = 32, momentum: float = 0.99) -> Tensor:
+def waveform_of(
+    log10_mel: Tensor, samples: int, iterations: int = 32, momentum: float = 0.99, silence: float = SILENCE
+) -> Tensor:
     """(b, samples) float32 in [-1, 1]: a sound whose log-mel is close to (b, m, n).
+
+    silence: the level that stands for no sound at all
 
     Fast Griffin-Lim (Perraudin, Balazs and Soendergaard 2013) from phases that are the same every time.
     """
-    magnitude = (_inverse_filterbank() @ 10.0 ** log10_mel.clamp(max=2.0)).clamp(min=0.0)
+    magnitude = (_inverse_filterbank() @ (10.0 ** log10_mel.clamp(max=2.0) - 10.0**silence)).clamp(min=0.0)
     batch, _, frames = magnitude.shape
     generator = torch.Generator().manual_seed(0)
     phase = 2 * torch.pi * torch.rand(magnitude.shape[1:], generator=generator)

@@ -65,7 +65,7 @@ class MelDct:
 
     def decode(self, latents: Tensor) -> Tensor:
         """Waveforms (b, s) in [-1, 1] of latents (b, c, t)."""
-        return waveform_of(self.decode_mel(latents), self.clip.samples, self.iterations)
+        return waveform_of(self.decode_mel(latents), self.clip.samples, self.iterations, silence=self.floor)
 
     def fingerprint(self) -> str:
         return f"mel-dct/{VERSION}/{self.channels}/{self.floor}/{self.emphasis}/{self.zone.digest()}"
