@@ -51,11 +51,10 @@ def diff(old: RecipeFile, new: RecipeFile, override: Overrides = None) -> None:
 
     Example: ovikit recipe diff recipes/tiny/ovi.yaml recipes/tiny/no-fusion.yaml
     """
-    from ovikit.recipe.diff import differences
+    from ovikit.recipe.diff import recipe_differences
     from ovikit.recipe.load import load_recipe
 
-    before, after = load_recipe(old).to_dict(), load_recipe(new, override or ()).to_dict()
-    for one in differences(before, after):
+    for one in recipe_differences(load_recipe(old), load_recipe(new, override or ())):
         typer.echo(f"{one.path}: {_told(one.old)} -> {_told(one.new)}")
 
 

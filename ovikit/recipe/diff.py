@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, cast
+
+from ovikit.recipe.models import Recipe
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,6 +25,19 @@ class _Absent:
 
 
 ABSENT = _Absent()
+
+
+def recipe_differences(old: Recipe, new: Recipe) -> Iterator[Difference]:
+    """What differs between two recipes; their suites are compared by the files that they are."""
+    return differences(_placed(old), _placed(new))
+
+
+def _placed(recipe: Recipe) -> dict[str, Any]:
+    """The recipe as plain data, with its suite's path as seen from the current folder instead of the recipe's."""
+    data, suite = recipe.to_dict(), recipe.suite_path()
+    if suite is not None:
+        data["evaluation"]["suite"] = os.path.relpath(suite.resolve())
+    return data
 
 
 def _mapping(value: object) -> Mapping[str, Any] | None:

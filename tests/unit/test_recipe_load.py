@@ -11,7 +11,7 @@ from pydantic import ValidationError
 from recipe_kit import GOOD, SUITE, TowerConfig, kit_catalog, write
 
 from ovikit.errors import UserError
-from ovikit.recipe.diff import ABSENT, Difference, differences
+from ovikit.recipe.diff import ABSENT, Difference, differences, recipe_differences
 from ovikit.recipe.load import load_recipe, load_suite
 from ovikit.recipe.models import Recipe
 
@@ -150,6 +150,11 @@ def test_a_parents_suite_is_found_from_the_childs_folder(good: Path) -> None:
         suite = resolved(path).suite_path()
         assert suite is not None
         assert suite.resolve() == (good.parent / "suites/toy.yaml").resolve()
+
+
+def test_the_same_suite_seen_from_two_folders_is_no_difference(good: Path) -> None:
+    child = resolved(write(good.parent, "name: good\nextends: ../good.yaml\n", "sub/c.yaml"))
+    assert list(recipe_differences(resolved(good), child)) == []
 
 
 def test_yaml_is_read_as_version_1_2(tmp_path: Path) -> None:
