@@ -35,7 +35,8 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (source / "ovikit_residual" / "__init__.py").write_text("")
     for name, text in files.items():
         ((folder if name == "residual.yaml" else source) / name).write_text(text)
-    (folder / "recipes").symlink_to(ROOT / "recipes")
+    for name in ("recipes", "evals"):
+        (folder / name).symlink_to(ROOT / name)
     subprocess.run(
         [sys.executable, "-m", "pip", "install", "--quiet", "--no-index", "--no-deps", "--no-build-isolation",
          "--disable-pip-version-check", "--target", folder / "site", source],
