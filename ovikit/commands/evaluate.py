@@ -67,9 +67,12 @@ def evaluate(
     console.print(results_table(results))
     console.print(f"results: {folder / 'results.json'}", highlight=False)
     if report:
-        from ovikit.evaluation.report import write_report
+        from ovikit.evaluation.report import Folders, write_report
+        from ovikit.evaluation.runner import build_bench
 
-        path = write_report(results, folder / "report.html", clips, kept, load_recipe(lock), clips.parent)
+        found_recipe = load_recipe(lock)
+        bench = build_bench(found, found_recipe)
+        path = write_report(results, found_recipe, bench, Folders(clips, kept, clips.parent), folder / "report.html")
         console.print(f"report:  {path}", highlight=False)
 
 

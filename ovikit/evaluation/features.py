@@ -21,6 +21,8 @@ CACHE = ".features"
 DECODER = f"PyAV {av.__version__}, libavcodec {'.'.join(str(part) for part in av.library_versions['libavcodec'])}"
 
 Features = Mapping[str, Any]
+ItemFeatures = Mapping[str, Features] | Unscored
+"""Of one item: features by measure, or why there are none."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,7 +45,7 @@ def clip_features(
     form: ClipSpec,
     need: Sequence[Modality],
     cache: Path | None = None,
-) -> dict[str, Features] | Unscored:
+) -> ItemFeatures:
     """The features of one file by measure, from the cache where they are there; Unscored where it cannot be read.
 
     The file is decoded at most once, and given to every evaluator at the recipe's size and sample rate.

@@ -15,7 +15,7 @@ from torch import distributed
 
 from ovikit.errors import UserError
 from ovikit.evaluation.assemble import Outcome, assemble
-from ovikit.evaluation.features import Features, Measure, clip_features
+from ovikit.evaluation.features import ItemFeatures, Measure, clip_features
 from ovikit.evaluation.metrics import ItemScores, Summary, derangements
 from ovikit.evaluation.protocols import PromptItem, PromptSet, Unscored
 from ovikit.evaluation.results import Results
@@ -31,9 +31,6 @@ EXCHANGE_SEED = 7
 
 Told = Callable[[str, int, int], None]
 """``told(what, done, total)``: how the evaluation goes on."""
-
-ItemFeatures = Mapping[str, Features] | Unscored
-"""Of one item: features by measure, or why there are none."""
 
 Pairing = Mapping[int, int]
 """Whose sound each item is judged with."""

@@ -93,7 +93,8 @@ class Generator:
         }
         codecs = AV.of({m: self.codecs[m] for m in self.model.modalities})
         network = BoundNetwork(self.model, contexts, codecs.map(lambda codec: codec.grid()), self.dtype)
-        shapes, parts = codecs.map(lambda codec: (1, *codec.shape())), self.sampling
+        parts = self.sampling
+        shapes: AV[tuple[int, ...]] = codecs.map(lambda codec: (1, *codec.shape()))
         noises = [draw_noise(shapes, job.seed, same_seed=parts.same_noise_seed) for job in jobs]
         noise = AV.of({m: torch.cat([one[m] for one in noises]).to(self.device) for m in codecs.modalities})
         latents = sample(network, noise, parts.schedule, parts.solver, parts.guidance, parts.steps, callback=callback)

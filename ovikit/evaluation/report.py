@@ -1,0 +1,138 @@
+"""A report that opens without a server: one HTML file, its figures beside it, the clips by relative paths."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from ovikit.errors import UserError
+from ovikit.evaluation.features import ItemFeatures, clip_features
+from ovikit.evaluation.figures import draw_clip, onsets_of, training_chart
+from ovikit.evaluation.protocols import Unscored
+from ovikit.evaluation.results import Derived, MetricResult, Results
+from ovikit.evaluation.runner import Bench
+from ovikit.extras import require
+from ovikit.files import atomic_write_text
+from ovikit.generate.jobs import media_path
+from ovikit.generate.media import read_clip
+from ovikit.recipe.lock import dump_yaml
+from ovikit.recipe.models import Recipe
+
+SHOWN = 12
+TEMPLATE = "report.html.j2"
+
+
+@dataclass(frozen=True, slots=True)
+class Bar:
+    """Where a metric lies between chance and ceiling, all in percent of the bar's length."""
+
+    chance: float
+    ceiling: float
+    value: float
+    low: float
+    high: float
+
+
+@dataclass(frozen=True, slots=True)
+class Folders:
+    """Where a report finds things. run: of the training, for its curve; None where it is not known."""
+
+    clips: Path
+    truth: Path
+    run: Path | None = None
+
+
+def bar_of(metric: MetricResult) -> Bar | None:
+    """The bar of a metric; None where its share of the way is not known."""
+    share = metric.share
+    if share is None:
+        return None
+    low, high = share.interval or (share.value, share.value)
+    start, end = min(0.0, low) - 0.08, max(1.0, high) + 0.08
+
+    def place(x: float) -> float:
+        return round(100 * (x - start) / (end - start), 2)
+
+    return Bar(place(0.0), place(1.0), place(share.value), place(low), place(high))
+
+
+def write_report(results: Results, recipe: Recipe, bench: Bench, folders: Folders, path: Path) -> Path:
+    """Writes the report and its figures, a folder named like it; the path of the HTML file.
+
+    The first clips are shown with players and figures, all are listed. UserError where the extra ``report`` is not
+    installed.
+    """
+    jinja2 = require("jinja2", extra="report")
+    require("matplotlib", extra="report")
+    environment = jinja2.Environment(
+        loader=jinja2.PackageLoader("ovikit.evaluation", "."), autoescape=True, undefined=jinja2.StrictUndefined,
+        trim_blocks=True, lstrip_blocks=True,
+    )  # fmt: skip
+    environment.filters |= {"number": _number, "interval": _interval, "percent": _percent}
+    home, figures = path.parent, path.with_suffix("")
+    figures = figures.with_name(f"{figures.name}-figures")
+    items = [
+        {
+            "item": item,
+            "generated": _side(bench, folders.clips, item.id, figures / f"{item.id}.png", home),
+            "truth": _side(bench, folders.truth, item.id, figures / f"{item.id}-truth.png", home),
+        }
+        for item in results.items[:SHOWN]
+    ]
+    html = environment.get_template(TEMPLATE).render(
+        results=results,
+        headline=_headline(results),
+        bars={name: bar_of(metric) for name, metric in results.metrics.items()},
+        shown=items,
+        links={item.id: _relative(media_path(folders.clips, item.id), home) for item in results.items},
+        chart=None if folders.run is None else training_chart(folders.run / "metrics.csv"),
+        recipe_yaml=dump_yaml(recipe.to_dict()),
+    )
+    atomic_write_text(path, html)
+    return path
+
+
+def _headline(results: Results) -> tuple[str, MetricResult] | None:
+    """The first metric whose share of the way is known."""
+    return next(((name, one) for name, one in results.metrics.items() if one.share is not None), None)
+
+
+def _relative(path: Path, home: Path) -> str | None:
+    return Path(os.path.relpath(path, home)).as_posix() if path.is_file() else None
+
+
+def _side(bench: Bench, folder: Path, name: str, figure: Path, home: Path) -> dict[str, Any]:
+    """A clip's player and figure, or why there is none."""
+    media = media_path(folder, name)
+    features: ItemFeatures = clip_features(media, bench.measures, bench.form, bench.need)
+    if isinstance(features, Unscored):
+        return {"media": None, "figure": None, "reason": features.reason}
+    form = bench.form
+    try:
+        clip = read_clip(media, size_px=(form.height_px, form.width_px), sample_rate_hz=form.sample_rate_hz)
+    except UserError as error:
+        # One tower alone: there is a player, and nothing to set side by side in a figure.
+        return {"media": _relative(media, home), "figure": None, "reason": error.what}
+    draw_clip(replace(clip, name=name), onsets_of(features), figure)
+    return {"media": _relative(media, home), "figure": _relative(figure, home), "reason": None}
+
+
+def digits(metric: MetricResult) -> int:
+    """Decimals that make sense for a metric: more for numbers up to 1."""
+    top = metric.range[1]
+    return 3 if top is not None and top <= 1 else 1
+
+
+def _number(value: float | None, metric: MetricResult) -> str:
+    return "–" if value is None else f"{value:.{digits(metric)}f}"
+
+
+def _interval(interval: Sequence[float] | None, metric: MetricResult) -> str:
+    return "" if interval is None else " – ".join(f"{bound:.{digits(metric)}f}" for bound in interval)
+
+
+def _percent(share: Derived | None) -> str:
+    return "–" if share is None else f"{100 * share.value:.0f} %"
