@@ -27,6 +27,14 @@ class _Group(TyperGroup):
             raise typer.Exit(130) from None
 
 
+def _version(wanted: bool) -> None:
+    if wanted:
+        from importlib.metadata import version
+
+        typer.echo(f"ovikit {version('ovikit')}")
+        raise typer.Exit
+
+
 def build_app() -> typer.Typer:
     """The application with ovikit's commands and those of every plugin."""
     from ovikit.kernel.manager import installed_plugins
@@ -42,7 +50,10 @@ def build_app() -> typer.Typer:
     )
 
     @app.callback()
-    def options(verbose: bool = typer.Option(False, "--verbose", "-v", help="Say more on the way.")) -> None:
+    def options(
+        verbose: bool = typer.Option(False, "--verbose", "-v", help="Say more on the way."),
+        version: bool = typer.Option(False, "--version", callback=_version, is_eager=True, help="Show the version."),
+    ) -> None:
         logging.basicConfig(level=logging.INFO if verbose else logging.WARNING, format="%(message)s")
 
     for name in COMMANDS:

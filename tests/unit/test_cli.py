@@ -125,3 +125,9 @@ def test_ctrl_c_ends_a_command_with_one_line(tmp_path: Path) -> None:
     started.send_signal(signal.SIGINT)
     _, err = started.communicate(timeout=30)
     assert (started.returncode, err) == (130, "interrupted\n")
+
+
+def test_version(capsys: pytest.CaptureFixture[str]) -> None:
+    from importlib.metadata import version
+
+    assert exits(capsys, "--version") == (0, f"ovikit {version('ovikit')}\n", "")
