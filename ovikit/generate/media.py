@@ -233,8 +233,11 @@ def _averaged_down(frames: NDArray[np.uint8], height: int, width: int) -> NDArra
     if k < 1 or frames.shape[1] - k * height not in (0, 1) or frames.shape[2] - k * width not in (0, 1):
         return frames
     cut = frames[:, : k * height, : k * width]
-    squares = cut.reshape(len(cut), height, k, width, k, 3).astype(np.float32)
-    return np.rint(squares.mean(axis=(2, 4))).astype(np.uint8)
+    # One strided sum per pixel of a square: several times faster than a mean over reshaped axes.
+    total = np.zeros((len(cut), height, width, 3), dtype=np.uint32)
+    for y, x in np.ndindex(k, k):
+        total += cut[:, y::k, x::k]
+    return ((total + k * k // 2) // (k * k)).astype(np.uint8)
 
 
 def _sound(decoded: _Decoded, start_s: float, length: int | None) -> Tensor | None:
