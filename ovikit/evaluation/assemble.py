@@ -23,6 +23,15 @@ from ovikit.evaluation.results import (
 from ovikit.generate.jobs import media_path, read_sidecar
 from ovikit.recipe.lock import versions
 from ovikit.recipe.models import Recipe, Suite
+from ovikit.types import Modality
+
+
+@dataclass(frozen=True, slots=True)
+class Chance:
+    """What a metric gives where clips are given another one's sound or picture."""
+
+    summary: Summary
+    exchanged: Modality
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,7 +41,7 @@ class Outcome:
     evaluator: str
     spec: MetricSpec
     value: Summary
-    chance: Summary | None
+    chance: Chance | None
     ceiling: Summary | None
 
 
@@ -66,7 +75,8 @@ def assemble(
 
 
 def _metric(outcome: Outcome, items: Sequence[PromptItem]) -> MetricResult:
-    spec, chance, ceiling = outcome.spec, outcome.chance, outcome.ceiling
+    spec, ceiling = outcome.spec, outcome.ceiling
+    chance = None if outcome.chance is None else outcome.chance.summary
     above = None if chance is None else gain_over(outcome.value, chance)
     share = None if chance is None or ceiling is None else share_of_way(outcome.value, chance, ceiling)
     return MetricResult(
@@ -79,6 +89,7 @@ def _metric(outcome: Outcome, items: Sequence[PromptItem]) -> MetricResult:
         summary=spec.summary,
         ceiling=None if ceiling is None else _number(ceiling, items),
         chance=None if chance is None else _number(chance, items),
+        exchanged=None if outcome.chance is None else outcome.chance.exchanged,
         above_chance=None if above is None else Derived(value=above[0], interval=above[1]),
         share=None if share is None else Derived(value=share[0], interval=share[1]),
     )

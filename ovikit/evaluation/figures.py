@@ -20,6 +20,8 @@ VISUAL, AUDIO = "visual_onsets_s", "audio_onsets_s"
 """Names of the features, of whatever evaluator, that are drawn as marks; each a list of seconds."""
 _FLOOR_DB = -70.0
 _WINDOW_S = 0.032
+_WIDTH_IN, _BELOW_IN = 6.2, 2.2
+"""Width of a figure, and the height of all that is below its filmstrip, in inches."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,12 +76,15 @@ def draw_clip(clip: Clip, onsets: Onsets, path: Path) -> None:
     video, audio = clip.video.numpy(), clip.audio.numpy()
     duration = len(video) / clip.frame_rate_hz
     aspect = video.shape[2] / video.shape[1]
-    pictures = max(1, min(len(video), round(12 / aspect)))
-    strip_height = 10 / (pictures * aspect)
-    figure = Figure(figsize=(10, strip_height + 2.1), dpi=110)
+    pictures = max(1, min(len(video), round(10 / aspect)))
+    strip_height = _WIDTH_IN / (pictures * aspect)
+    height = strip_height + _BELOW_IN
+    figure = Figure(figsize=(_WIDTH_IN, height), dpi=150)
     FigureCanvasAgg(figure)
-    top, bottom = figure.subplots(2, 1, sharex=True, gridspec_kw={"height_ratios": [strip_height, 1.6], "hspace": 0.05})
-    figure.subplots_adjust(left=0.055, right=0.995, top=0.96, bottom=0.42 / (strip_height + 2.1))
+    top, bottom = figure.subplots(
+        2, 1, sharex=True, gridspec_kw={"height_ratios": [strip_height, _BELOW_IN - 0.6], "hspace": 0.05}
+    )
+    figure.subplots_adjust(left=0.075, right=0.985, top=1 - 0.12 / height, bottom=0.46 / height)
     figure.patch.set_alpha(0)
     top.imshow(filmstrip(video, pictures), extent=(0, duration, 0, 1), aspect="auto", interpolation="nearest")
     top.set_yticks([])
@@ -87,11 +92,11 @@ def draw_clip(clip: Clip, onsets: Onsets, path: Path) -> None:
         spectrogram_db(audio, clip.sample_rate_hz), extent=(0, duration, 0, clip.sample_rate_hz / 2000),
         aspect="auto", origin="lower", cmap="magma", vmin=_FLOOR_DB, vmax=0,
     )  # fmt: skip
-    bottom.set_ylabel("kHz", color=INK, fontsize=9)
-    bottom.set_xlabel("seconds", color=INK, fontsize=9, labelpad=1)
+    bottom.set_ylabel("kHz", color=INK, fontsize=10)
+    bottom.set_xlabel("seconds", color=INK, fontsize=10, labelpad=1)
     bottom.set_xlim(0, duration)
     for axes in (top, bottom):
-        axes.tick_params(colors=INK, labelsize=8, length=3)
+        axes.tick_params(colors=INK, labelsize=9, length=3)
         for spine in axes.spines.values():
             spine.set_visible(False)
         # Each onset is marked in full where it was detected, and lightly in the other half, to compare them.

@@ -59,7 +59,9 @@ class MetricResult(Number):
     ceiling: Number | None
     """Of ground-truth clips through the same codecs and files; null: the prompts come without ground truth."""
     chance: Number | None
-    """Of the same clips with their sounds exchanged; null: fewer than two clips."""
+    """Of the same clips with their sounds (or pictures) exchanged; null: fewer than two clips."""
+    exchanged: Literal["video", "audio"] | None
+    """What chance exchanges between clips: the sound, but the picture for a metric that the sound does not change."""
     above_chance: Derived | None
     """Mean difference from chance, paired by item."""
     share: Derived | None
@@ -99,7 +101,7 @@ class Results(_Record):
     extra_clips: tuple[str, ...]
     """Files in the folder that no prompt asks for: not scored."""
     exchanges: int
-    """Ways of exchanging sounds that chance is the mean of."""
+    """Ways of exchanging clips' sounds that chance is the mean of."""
     versions: dict[str, str]
     decoder: str
     metrics: dict[str, MetricResult]

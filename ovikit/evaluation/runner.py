@@ -14,7 +14,7 @@ from statistics import fmean
 from torch import distributed
 
 from ovikit.errors import UserError
-from ovikit.evaluation.assemble import Outcome, assemble
+from ovikit.evaluation.assemble import Chance, Outcome, assemble
 from ovikit.evaluation.features import ItemFeatures, Measure, clip_features
 from ovikit.evaluation.metrics import ItemScores, Summary, derangements
 from ovikit.evaluation.protocols import PromptItem, PromptSet, Unscored
@@ -32,8 +32,17 @@ EXCHANGE_SEED = 7
 Told = Callable[[str, int, int], None]
 """``told(what, done, total)``: how the evaluation goes on."""
 
-Pairing = Mapping[int, int]
-"""Whose sound each item is judged with."""
+
+@dataclass(frozen=True, slots=True)
+class Pairing:
+    """Whose sound, or whose picture, each item is judged with."""
+
+    others: Mapping[int, int]
+    exchanged: Modality = "audio"
+
+    def pair(self, i: int) -> AV[int]:
+        """The items that give item ``i`` its picture and its sound."""
+        return AV(i, self.others[i]) if self.exchanged == "audio" else AV(self.others[i], i)
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,7 +108,7 @@ class Measured:
     bench: Bench
     clips: Path
     value: Mapping[str, Summary]
-    chance: Mapping[str, Summary] | None
+    chance: Mapping[str, Chance]
     ceiling: Mapping[str, Summary] | None
     exchanges: int
 
@@ -110,7 +119,7 @@ class Measured:
                 one.name,
                 spec,
                 self.value[spec.name],
-                None if self.chance is None else self.chance[spec.name],
+                self.chance.get(spec.name),
                 None if self.ceiling is None else self.ceiling[spec.name],
             )
             for one in self.bench.measures
@@ -125,7 +134,7 @@ def evaluate_bench(
     """The scores of a folder, of its exchanged sounds, and of the ground truth."""
     measured = _features(bench, clips, told, "clips")
     readable = [i for i, one in enumerate(measured) if not isinstance(one, Unscored)]
-    pairings = [
+    orders = [
         {readable[i]: readable[int(other)] for i, other in enumerate(order)}
         for order in derangements(len(readable), exchanges, EXCHANGE_SEED)
     ]
@@ -134,21 +143,37 @@ def evaluate_bench(
     if _rank() == 0:
         there = write_truth(bench.prompts, codecs, bench.form, folder, lambda n, total: told("ground truth", n, total))
     there = _from_first(there)
+    value = _scores(bench, measured, [Pairing({i: i for i in readable})])
     return Measured(
         bench,
         clips,
-        _scores(bench, measured, [{i: i for i in readable}]),
-        _scores(bench, measured, pairings) if pairings else None,
+        value,
+        _chance(bench, measured, value, orders) if orders else {},
         _ceiling(bench, folder, there, told) if there else None,
-        len(pairings),
+        len(orders),
     )
+
+
+def _chance(
+    bench: Bench, measured: Sequence[ItemFeatures], value: Mapping[str, Summary], orders: Sequence[Mapping[int, int]]
+) -> dict[str, Chance]:
+    """What each metric gives where a clip's sound is another one's.
+
+    A metric that none of this changes reads only the picture: its chance is measured by exchanging pictures.
+    """
+    sounds = _scores(bench, measured, [Pairing(order, "audio") for order in orders])
+    pictures = _scores(bench, measured, [Pairing(order, "video") for order in orders])
+    return {
+        name: Chance(pictures[name], "video") if one.scores == value[name].scores else Chance(one, "audio")
+        for name, one in sounds.items()
+    }
 
 
 def _ceiling(bench: Bench, folder: Path, there: Sequence[int], told: Told) -> Mapping[str, Summary]:
     found = _features(bench, folder, told, "ground-truth clips")
     features = [one if i in set(there) else Unscored("it has no ground truth") for i, one in enumerate(found)]
     readable = [i for i, one in enumerate(features) if not isinstance(one, Unscored)]
-    return _scores(bench, features, [{i: i for i in readable}])
+    return _scores(bench, features, [Pairing({i: i for i in readable})])
 
 
 def _features(bench: Bench, folder: Path, told: Told, what: str) -> list[ItemFeatures]:
@@ -195,9 +220,10 @@ def _score(
     measure: Measure, features: Sequence[ItemFeatures], i: int, pairing: Pairing, item: PromptItem
 ) -> Mapping[str, float | Unscored] | None:
     """The scores of an item's picture with the paired sound; None where the item is not in the pairing."""
-    if i not in pairing:
+    if i not in pairing.others:
         return None
-    video, audio = features[i], features[pairing[i]]
+    pair = pairing.pair(i)
+    video, audio = features[pair["video"]], features[pair["audio"]]
     assert not isinstance(video, Unscored)
     assert not isinstance(audio, Unscored)
     scores = measure.evaluator.score(video[measure.name], audio[measure.name], item)

@@ -157,6 +157,24 @@ def test_a_metric_of_which_less_is_better_has_its_share_too(folder):
     assert metric.range == (0.0, None)
 
 
+class Looks(Agreement):
+    """A metric of the picture alone: whether the flash comes when the prompt's truth says."""
+
+    metrics = (MetricSpec("in_time", "higher", "share", (0.0, 1.0), "1", "flash in the frame of the truth"),)
+
+    def score(
+        self, video: Mapping[str, Any], audio: Mapping[str, Any], item: PromptItem
+    ) -> dict[str, float | Unscored]:
+        return {"in_time": float(abs(video["seen_s"] * FORM.frame_rate_hz - item.truth["frame"]) < 0.5)}
+
+
+def test_chance_of_a_metric_without_sound_exchanges_pictures(folder):
+    measures = (Measure("looks", {}, Looks()), *bench().measures)
+    metrics = some_results(folder, measure(folder, replace(bench(), measures=measures))).metrics
+    assert (metrics["in_time"].value, metrics["in_time"].chance.value) == (1.0, 0.0)
+    assert (metrics["in_time"].exchanged, metrics["agreement"].exchanged) == ("video", "audio")
+
+
 def test_broken_missing_and_foreign_clips_are_unscored_by_name(folder):
     clips = folder / "clips"
     whole = (clips / "00000.mp4").read_bytes()
