@@ -29,7 +29,7 @@ def noise_levels(objective: Objective, modalities: tuple[Modality, ...]) -> dict
     words: dict[Modality, str] = {}
     for modality in modalities:
         low, middle, high = (float(q) for q in drawn[modality].quantile(drawn[modality].new_tensor([0.05, 0.5, 0.95])))
-        words[modality] = f"{middle:.2f} ({low:.2f} to {high:.2f})"
+        words[modality] = f"{middle:.2f} ({low:.2f}-{high:.2f})"
     if len(modalities) == 2 and drawn["video"].equal(drawn["audio"]):
         words["audio"] = "as video's"
     return words
@@ -40,8 +40,12 @@ def training_table(
 ) -> Table:
     """What is trained: for each part of the model its parameters, and for each modality how it is learned."""
     table = Table(title="what is trained", title_justify="left")
-    for heading in ("part", "trained", "frozen", "clips per epoch", "loss weight", "noise level", "learning rate"):
-        table.add_column(heading, justify="left" if heading == "part" else "right")
+    for heading in ("part", "trained", "frozen", "clips", "weight", "noise level", "rate"):
+        table.add_column(heading, justify="left" if heading == "part" else "right", no_wrap=True)
+    table.caption = (
+        "clips per epoch; weight in the loss; median and 90 % range of the noise level; highest learning rate"
+    )
+    table.caption_justify = "left"
     levels = noise_levels(objective, modalities)
     for part, count in count_parameters(model).items():
         rate = f"{learning_rate:g}" if count.trained else "-"

@@ -176,7 +176,7 @@ def test_table_says_what_is_trained(tmp_path: Path) -> None:
     frozen = sum(p.numel() for p in model.towers["video"].parameters())
     assert f" {frozen} " in video
     assert " 7 " in video
-    assert "0.49 (0.05 to 0.95)" in video
+    assert "0.49 (0.05-0.95)" in video
     assert "as video's" in text
 
 
