@@ -1,0 +1,82 @@
+"""Runs of different recipes on the same prompts, side by side."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from ovikit.evaluation.metrics import Summary, gain_over, summarise
+from ovikit.evaluation.results import MetricResult, Results
+from ovikit.files import atomic_write_text
+
+
+def scores_of(results: Results, metric: str) -> Summary:
+    """The per-item scores of a metric, as the aggregation had them."""
+    rows = [item.scores[metric] for item in results.items]
+    return summarise({i: score for i, score in enumerate(rows) if score is not None}, {})
+
+
+def comparison(first: Results, others: Mapping[str, Results]) -> dict[str, Any]:
+    """Each metric of each run: value, interval, chance, share of the way, and the difference from ``first``, paired by
+    prompt. ValueError where the runs were not measured by the same suite."""
+    runs = {first.recipe.name: first, **others}
+    if len({one.suite.digest for one in runs.values()}) > 1:
+        raise ValueError("runs of different suites cannot be compared")
+    return {
+        "suite": first.suite.model_dump(),
+        "profile": first.profile,
+        "baseline": first.recipe.name,
+        "runs": {
+            name: {
+                "digest": one.recipe.digest,
+                "metrics": {metric: _entry(one, first, metric) for metric in first.metrics},
+            }
+            for name, one in runs.items()
+        },
+    }
+
+
+def _entry(results: Results, first: Results, name: str) -> dict[str, Any]:
+    metric = results.metrics[name]
+    difference = None if results is first else gain_over(scores_of(results, name), scores_of(first, name))
+    return {
+        "value": metric.value,
+        "interval": metric.interval,
+        "chance": None if metric.chance is None else metric.chance.value,
+        "chance_in_interval": chance_in_interval(metric),
+        "ceiling": None if metric.ceiling is None else metric.ceiling.value,
+        "share": None if metric.share is None else metric.share.value,
+        "scored": metric.scored,
+        "difference": None if difference is None else {"value": difference[0], "interval": difference[1]},
+    }
+
+
+def chance_in_interval(metric: MetricResult) -> bool | None:
+    """Whether chance lies within the value's interval: the clips may as well have been given each other's sounds."""
+    if metric.interval is None or metric.chance is None or metric.chance.value is None:
+        return None
+    return metric.interval[0] <= metric.chance.value <= metric.interval[1]
+
+
+def write_comparison(data: Mapping[str, Any], folder: Path) -> tuple[Path, Path]:
+    """Writes ``comparison.json`` and ``comparison.md``; their paths."""
+    rows, metrics = data["runs"], list(next(iter(data["runs"].values()))["metrics"])
+    lines = [f"# {data['suite']['name']} ({data['profile']})", "", "| recipe | " + " | ".join(metrics) + " |"]
+    lines.append("|---|" + "---|" * len(metrics))
+    for name, run in rows.items():
+        lines.append(f"| {name} | " + " | ".join(_cell(run["metrics"][metric]) for metric in metrics) + " |")
+    lines += ["", "Value [95 % interval], share of the way from chance to ceiling.", ""]
+    as_json, as_text = folder / "comparison.json", folder / "comparison.md"
+    atomic_write_text(as_json, json.dumps(data, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
+    atomic_write_text(as_text, "\n".join(lines))
+    return as_json, as_text
+
+
+def _cell(entry: Mapping[str, Any]) -> str:
+    if entry["value"] is None:
+        return "-"
+    interval = "" if entry["interval"] is None else f" [{entry['interval'][0]:.2f}, {entry['interval'][1]:.2f}]"
+    share = "" if entry["share"] is None else f", {100 * entry['share']:.0f} %"
+    return f"{entry['value']:.2f}{interval}{share}"
