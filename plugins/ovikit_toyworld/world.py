@@ -5,6 +5,8 @@ Shape legend: f frames, p poses of the ball, y x pixels.
 
 from __future__ import annotations
 
+from functools import cache
+
 import numpy as np
 import torch
 from numpy.typing import NDArray
@@ -142,6 +144,7 @@ def sound(story: Story, clip: ClipSpec) -> Array:
     return np.clip(out, -1.0, 1.0)
 
 
+@cache
 def _tone(pitch_hz: float, rate_hz: int) -> Array:
     """A tone like a mallet's on a bar: a fundamental, two partials that die sooner, an attack of 3 ms."""
     t = np.arange(round(TONE_LENGTH_S * rate_hz)) / rate_hz
