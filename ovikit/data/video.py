@@ -22,6 +22,7 @@ from av.container import InputContainer
 from av.error import FFmpegError
 from av.packet import Packet
 from av.video.frame import VideoFrame
+from av.video.stream import VideoStream
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -114,14 +115,14 @@ def read_window(path: Path, origin_s: float, start_s: float, clip: ClipSpec) -> 
             raise UserError(f"nothing can be decoded {start_s:.2f} s into this file", str(path))
     with opened(path) as container:
         heard = container.streams.best("audio")
-        audio = _read_audio(container, heard, origin_s + start_s, clip) if heard is not None else None
+        audio = _read_audio(container, heard, origin_s + start_s, clip) if isinstance(heard, AudioStream) else None
     return video, audio
 
 
 def _read_video(container: InputContainer, start_s: float, clip: ClipSpec) -> Tensor | None:
     """Each output frame is the one on screen in the middle of its time."""
     stream = container.streams.best("video")
-    assert stream is not None  # the probe has seen it
+    assert isinstance(stream, VideoStream)  # the probe has seen it
     stream.thread_type = "AUTO"
     pixel_aspect = float(stream.sample_aspect_ratio or 1)
     _seek(container, stream, start_s)
@@ -130,9 +131,9 @@ def _read_video(container: InputContainer, start_s: float, clip: ClipSpec) -> Te
     shown: Tensor | None = None
     held: VideoFrame | None = None
     for frame in container.decode(stream):
-        if frame.pts is None:
+        if frame.time is None:
             continue
-        time_s = float(frame.pts * frame.time_base)
+        time_s = frame.time
         while len(out) < clip.frames and held is not None and wanted[len(out)] < time_s:
             shown = fit(held, pixel_aspect, clip) if shown is None else shown
             out.append(shown)
@@ -188,9 +189,9 @@ def _read_audio(container: InputContainer, stream: AudioStream, start_s: float, 
     track = _Track(start_s, clip)
     end_s = start_s + clip.duration_s + LEAD_S
     for frame in container.decode(stream):
-        if frame.pts is None:
+        if frame.time is None:
             continue
-        time_s = float(frame.pts * frame.time_base)
+        time_s = frame.time
         if time_s > end_s:
             break
         track.add(frame, time_s)

@@ -11,6 +11,7 @@ from typing import Any
 
 import lightning as L  # as its documentation writes it
 from lightning.pytorch.loggers import Logger
+from torch.optim.lr_scheduler import LambdaLR
 
 from ovikit.files import atomic_write_text
 from ovikit.training.module import JointTraining
@@ -89,11 +90,12 @@ class Metrics(L.Callback):
             return  # a gradient scaler skipped this step: its row is written already
         norm = pl_module.gradient_norm
         schedule = trainer.lr_scheduler_configs[0].scheduler
+        assert isinstance(schedule, LambdaLR)
         self.last_row = {
             "epoch": round(step * self.batch_size / self.clips, 4),
             **means,
             # Lightning has moved the schedule on already; the rate that this step was made with is one before.
-            "lr": schedule.base_lrs[0] * schedule.lr_lambdas[0](step - 1),
+            "lr": float(schedule.base_lrs[0]) * schedule.lr_lambdas[0](step - 1),
             "grad_norm": float(norm) if norm is not None else 0.0,
             "elapsed_s": round(self.elapsed_s, 3),
         }

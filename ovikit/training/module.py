@@ -11,6 +11,7 @@ from typing import Any
 
 import lightning as L  # as its documentation writes it
 import torch
+from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor, nn
 from torch.optim import AdamW, Optimizer
 from torch.optim.lr_scheduler import LambdaLR
@@ -70,7 +71,7 @@ class JointTraining(L.LightningModule):
         size = next(iter(data.values())).shape[0]
         small = generator_for(self.seed, "levels", *place)
         sigma = self.objective.sample_sigma(small, size)
-        dropped = torch.rand(size, generator=small) < self.text_dropout
+        dropped = torch.rand(size, generator=small, dtype=torch.float32) < self.text_dropout
         noise = AV.of({m: self._noise(x, m, *place) for m, x in data.items()})
         sigma = data.zip(sigma, lambda x, level: level.to(x.device))
         noisy = AV.of({m: path.mix(x, noise[m], sigma[m]) for m, x in data.items()})
@@ -87,7 +88,7 @@ class JointTraining(L.LightningModule):
         context = self.model.embed_text(AV.of(dict.fromkeys(noisy.modalities, text)), cache=False)
         return self.model(noisy.map(lambda x: x.to(dtype)), sigma, context, self.grids)
 
-    def configure_optimizers(self) -> dict[str, Any]:
+    def configure_optimizers(self) -> OptimizerLRScheduler:
         # With a gradient scaler the fused kernel would unscale by itself, after the norm has been taken.
         optimizer, schedule = self.make_optimizer(self.model, fused=self.trainer.precision != "16-mixed")
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}

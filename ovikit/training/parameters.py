@@ -66,7 +66,7 @@ def select_trained(model: nn.Module, stage: Stage, freeze: Sequence[str]) -> Non
 
 def count_parameters(model: nn.Module) -> dict[Part, Count]:
     """How many parameters each part of the model has, trained and frozen; parts without any are left out."""
-    counts = {part: Count(0, 0) for part in PARTS}
+    counts: dict[Part, Count] = {part: Count(0, 0) for part in PARTS}
     for name, parameter in model.named_parameters():
         part, size = part_of(name), parameter.numel()
         old = counts[part]

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import lightning as L  # as its documentation writes it
 import torch
-from lightning.pytorch.plugins.environments import LightningEnvironment
+from lightning.fabric.plugins.environments.lightning import LightningEnvironment
 from rich.console import Console
 
 from ovikit.data.latents import LatentClips, prepare_latents
@@ -34,6 +34,9 @@ from ovikit.training.parameters import select_trained, stage_modalities
 from ovikit.training.runfolder import RunFolder
 from ovikit.training.watch import LossWatch, NonFiniteError
 from ovikit.types import AV
+
+WEIGHT_DTYPES = {"64-true": torch.float64, "bf16-true": torch.bfloat16}
+"""Of the precisions whose weights are not float32."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,7 +140,8 @@ def _train(recipe: Recipe, training: Training, folder: RunFolder, start: int | N
     built = build.build_codecs(recipe)
     codecs = AV.of({modality: built[modality] for modality in modalities})
     conditioner = build.build_conditioner(recipe)
-    model = build.build_model(recipe, built, conditioner)
+    # Lightning reads a checkpoint before it converts the module, which would round float64 weights on the way.
+    model = build.build_model(recipe, built, conditioner).to(WEIGHT_DTYPES.get(training.trainer.precision))
     select_trained(model, training.stage, training.freeze)
     objective = build.build_objective(recipe)
     context, report = encoding_progress(console)
@@ -170,7 +174,7 @@ def _fit(
     stop = StopOnSignal(console.print)
     checkpoints = Checkpoints(folder.checkpoints, settings.checkpoint_every_steps)
     shown = TrainingProgress(console, metrics)
-    callbacks = [one for one in (ema, metrics, stop, shown, checkpoints) if one is not None]
+    callbacks: list[L.Callback] = [one for one in (ema, metrics, stop, shown, checkpoints) if one is not None]
     log = CsvLog(folder.metrics, columns(clips.latents.modalities), start or 0)
     data = LatentData(clips, EpochSampler(len(clips), training.batch_size, training.seed), settings.workers)
     if start is not None:

@@ -350,3 +350,21 @@ def test_checkpoint_is_never_half_written(tmp_path: Path, monkeypatch: pytest.Mo
         runs.train(recipe, tmp_path / "run")
     assert seen == [[]]
     assert list((tmp_path / "run/checkpoints").iterdir()) == []
+
+
+@pytest.mark.parametrize("precision", ["bf16-mixed", "bf16-true", "64-true"])
+def test_other_precisions_train_and_resume_exactly(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, precision: str
+) -> None:
+    recipe = recipe_of(tmp_path, overrides=(f"training.trainer.precision={precision}",))
+    runs.train(recipe, tmp_path / "whole")
+    with monkeypatch.context() as patched:
+        stop_after(patched, 5, signal.SIGTERM)
+        runs.train(recipe, tmp_path / "parts")
+    runs.train(recipe, tmp_path / "parts", resume=True)
+    weights = load_file(tmp_path / "parts/weights.safetensors")
+    assert_same(load_file(tmp_path / "whole/weights.safetensors"), weights)
+    kept = {"bf16-mixed": torch.float32, "bf16-true": torch.bfloat16, "64-true": torch.float64}[precision]
+    assert {value.dtype for value in weights.values()} == {kept}
+    average = checkpoint_of(tmp_path / "parts", 9)["callbacks"]["Ema"]["average"]
+    assert {value.dtype for value in average.values()} == {torch.promote_types(kept, torch.float32)}
