@@ -137,15 +137,16 @@ def _compare(
 
 def comparison_table(data: dict[str, Any]) -> Table:
     """Each run's metrics: value, share of the way, and a mark where chance lies within the interval."""
+    from rich import box
     from rich.table import Table
 
-    table = Table(title=f"{data['suite']['name']} ({data['profile']})", title_justify="left", show_lines=True)
-    metrics = list(next(iter(data["runs"].values()))["metrics"])
-    table.add_column("recipe")
-    for metric in metrics:
-        table.add_column(metric, justify="right")
-    for name, run in data["runs"].items():
-        table.add_row(name, *(_cell(run["metrics"][metric]) for metric in metrics))
+    title = f"{data['suite']['name']} ({data['profile']})"
+    table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, show_lines=True, pad_edge=False)
+    table.add_column("metric", no_wrap=True)
+    for name in data["runs"]:
+        table.add_column(name.replace("-", " "), justify="right")
+    for metric in next(iter(data["runs"].values()))["metrics"]:
+        table.add_row(metric, *(_cell(run["metrics"][metric]) for run in data["runs"].values()))
     table.caption = "value, 95 % interval, share of the way from chance to ceiling; = chance: within the interval"
     return table
 

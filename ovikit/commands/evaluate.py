@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -78,24 +79,32 @@ def evaluate(
 
 def results_table(results: Results) -> Table:
     """The metrics of a run, each between its chance and its ceiling."""
+    from rich import box
     from rich.table import Table
 
-    table = Table(title=f"{results.recipe.name} on {results.suite.name} ({results.profile})", title_justify="left")
-    for heading in ("metric", "value", "95 %", "chance", "ceiling", "of the way", "scored", "unscored"):
-        table.add_column(heading, justify="left" if heading == "metric" else "right")
+    title = f"{results.recipe.name} on {results.suite.name} ({results.profile})"
+    table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, padding=(0, 1), pad_edge=False)
+    for heading in ("metric", "value", "95 %", "chance", "ceiling", "of the way", "scored"):
+        table.add_column(heading, justify="left" if heading == "metric" else "right", no_wrap=True)
     for name, metric in results.metrics.items():
         arrow = "↑" if metric.direction == "higher" else "↓"
-        unscored = sum(one.count for one in metric.unscored)
         table.add_row(
-            f"{name}{f' [{metric.unit}]' if metric.unit else ''} {arrow}".replace("[", r"\["),
+            f"{name} {arrow}",
             show_number(metric.value, metric),
             show_interval(metric, metric),
             show_number(None if metric.chance is None else metric.chance.value, metric),
             show_number(None if metric.ceiling is None else metric.ceiling.value, metric),
             show_share(metric.share),
-            str(metric.scored),
-            str(unscored) if unscored else "",
+            f"{metric.scored}/{results.prompts}",
         )
+    # Which clips have no number, and why, is in results.json and in the report: here the reasons are enough.
+    reasons = Counter({one.reason: 0 for metric in results.metrics.values() for one in metric.unscored})
+    for metric in results.metrics.values():
+        for one in metric.unscored:
+            reasons[one.reason] = max(reasons[one.reason], one.count)
+    if reasons:
+        table.caption = "unscored: " + "; ".join(f"{reason} ({count})" for reason, count in reasons.most_common())
+        table.caption_justify = "left"
     return table
 
 

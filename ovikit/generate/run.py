@@ -135,8 +135,8 @@ def generate(
     try:
         write_lock(recipe, folder / LOCK)
         made = _make(source, origin, jobs, done, folder, batch_size, device, watcher)
-    except Exception as error:
-        fire(RunFailed("generate", folder, time.perf_counter() - started, str(error)))
+    except BaseException as error:
+        fire(RunFailed("generate", folder, time.perf_counter() - started, str(error) or type(error).__name__))
         raise
     seconds = time.perf_counter() - started
     fire(RunFinished("generate", folder, seconds, {"clips": float(len(made)), "skipped": float(len(done))}))
