@@ -84,7 +84,7 @@ def results_table(results: Results) -> Table:
 
     title = f"{results.recipe.name} on {results.suite.name} ({results.profile})"
     table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, padding=(0, 1), pad_edge=False)
-    for heading in ("metric", "value", "95 %", "chance", "ceiling", "of the way", "scored"):
+    for heading in ("metric", "value", "95 %", "chance", "ceiling", "way", "scored"):
         table.add_column(heading, justify="left" if heading == "metric" else "right", no_wrap=True)
     for name, metric in results.metrics.items():
         arrow = "↑" if metric.direction == "higher" else "↓"
@@ -102,9 +102,10 @@ def results_table(results: Results) -> Table:
     for metric in results.metrics.values():
         for one in metric.unscored:
             reasons[one.reason] = max(reasons[one.reason], one.count)
+    table.caption = "way: from chance (0 %) to ceiling (100 %)"
+    table.caption_justify = "left"
     if reasons:
-        table.caption = "unscored: " + "; ".join(f"{reason} ({count})" for reason, count in reasons.most_common())
-        table.caption_justify = "left"
+        table.caption += "\nunscored: " + "; ".join(f"{reason} ({count})" for reason, count in reasons.most_common())
     return table
 
 
@@ -121,7 +122,7 @@ def show_number(value: float | None, metric: MetricResult) -> str:
 def show_interval(number: Number | Derived, metric: MetricResult) -> str:
     if number.interval is None:
         return "-"
-    return " to ".join(f"{bound:.{_digits(metric)}f}" for bound in number.interval)
+    return "–".join(f"{bound:.{_digits(metric)}f}" for bound in number.interval)
 
 
 def show_share(share: Derived | None) -> str:

@@ -84,7 +84,7 @@ def draw_clip(clip: Clip, onsets: Onsets, path: Path) -> None:
     top, bottom = figure.subplots(
         2, 1, sharex=True, gridspec_kw={"height_ratios": [strip_height, _BELOW_IN - 0.6], "hspace": 0.05}
     )
-    figure.subplots_adjust(left=0.075, right=0.985, top=1 - 0.12 / height, bottom=0.46 / height)
+    figure.subplots_adjust(left=0.075, right=0.97, top=1 - 0.12 / height, bottom=0.46 / height)
     figure.patch.set_alpha(0)
     top.imshow(filmstrip(video, pictures), extent=(0, duration, 0, 1), aspect="auto", interpolation="nearest")
     top.set_yticks([])
