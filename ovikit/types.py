@@ -3,7 +3,8 @@
 Shape legend
     b  batch         n  tokens of one stream      w  width of a tower
     c  channels      l  text tokens               s  noise levels of one clip (1, or 2 with a clean start)
-    t, y, x          latent steps, rows, columns
+    h  heads         d  head width                p  channel pairs of a head (d / 2)
+    t, y, x          latent steps, rows, columns; ``*tyx``: of audio only t
 
 Latents are ``(b, c, t, y, x)`` for video and ``(b, c, t)`` for audio, everywhere.
 """
@@ -16,6 +17,7 @@ from functools import cached_property
 from typing import Any, Generic, Literal, TypeVar
 
 import torch
+from jaxtyping import Float, Float32, Float64, Int, Int64, UInt8
 from torch import Tensor
 
 Modality = Literal["video", "audio"]
@@ -63,11 +65,17 @@ class AV(Generic[T]):
 
     def map(self, function: Callable[[T], U]) -> AV[U]:
         """The pair of ``function(value)``; absent modalities stay absent."""
-        return AV[U].of({modality: function(value) for modality, value in self.items()})
+        return AV(  # not AV[U].of(...): torch.compile cannot trace a subscripted class
+            video=None if self.video is None else function(self.video),
+            audio=None if self.audio is None else function(self.audio),
+        )
 
     def zip(self, other: AV[U], function: Callable[[T, U], V]) -> AV[V]:
         """The pair of ``function(mine, other's)`` for the modalities of this pair; KeyError if other lacks one."""
-        return AV[V].of({modality: function(value, other[modality]) for modality, value in self.items()})
+        return AV(
+            video=None if self.video is None else function(self.video, other["video"]),
+            audio=None if self.audio is None else function(self.audio, other["audio"]),
+        )
 
 
 @dataclass(frozen=True)
@@ -115,19 +123,19 @@ class TokenGrid:
         return self.shape[1] * self.shape[2]
 
     @cached_property
-    def index(self) -> Tensor:
-        """(n, 3) int64: step, row and column of each token."""
+    def index(self) -> Int64[Tensor, "n 3"]:
+        """Step, row and column of each token."""
         axes = torch.meshgrid(*(torch.arange(size) for size in self.shape), indexing="ij")
         return torch.stack([axis.reshape(-1) for axis in axes], dim=-1)
 
     @cached_property
-    def seconds(self) -> Tensor:
-        """(n, 2) float64: when each token starts and ends."""
+    def seconds(self) -> Float64[Tensor, "n 2"]:
+        """When each token starts and ends."""
         return torch.tensor(self.edges_s, dtype=torch.float64)[self.index[:, 0]]
 
     @cached_property
-    def space(self) -> Tensor:
-        """(n, 2) float64: centre of each token, (y, x) in [0, 1]."""
+    def space(self) -> Float64[Tensor, "n 2"]:
+        """Centre of each token, (y, x) in [0, 1]."""
         size = torch.tensor(self.shape[1:], dtype=torch.float64)
         return (self.index[:, 1:].to(torch.float64) + 0.5) / size
 
@@ -136,12 +144,12 @@ class TokenGrid:
 class Text:
     """What a conditioner makes of a batch of prompts.
 
-    tokens:  (b, l, c), zero past each prompt's length
-    lengths: (b,) int64, the true length of each prompt
+    tokens:  zero past each prompt's length
+    lengths: the true length of each prompt
     """
 
-    tokens: Tensor
-    lengths: Tensor
+    tokens: Float[Tensor, "b l c"]
+    lengths: Int[Tensor, " b"]
 
     def to(self, device: torch.device | str, dtype: torch.dtype) -> Text:
         return Text(self.tokens.to(device=device, dtype=dtype), self.lengths.to(device))
@@ -149,23 +157,22 @@ class Text:
 
 @dataclass(frozen=True, slots=True)
 class KeyValue:
-    """Keys and values of one attention, each ``(b, l, h, d)``."""
+    """Keys and values of one attention."""
 
-    key: Tensor
-    value: Tensor
+    key: Float[Tensor, "b l h d"]
+    value: Float[Tensor, "b l h d"]
 
 
 @dataclass(frozen=True, slots=True)
 class Context:
     """The text as one tower sees it.
 
-    tokens:  (b, l, w)
-    lengths: (b,) of the tokens that attention may read; None: all of them
+    lengths: of the tokens that attention may read; None: all of them
     cached:  keys and values per layer, computed once per clip; empty while training
     """
 
-    tokens: Tensor
-    lengths: Tensor | None = None
+    tokens: Float[Tensor, "b l w"]
+    lengths: Int[Tensor, " b"] | None = None
     cached: tuple[KeyValue, ...] = ()
 
 
@@ -173,45 +180,44 @@ class Context:
 class NoiseConditioning:
     """What a tower derives from the noise level, once per distinct level of a clip, never per token.
 
-    embedding:  (b, s, w), read by the head
-    projection: (b, s, k, w), read by the blocks
+    embedding:  read by the head
+    projection: k rows, read by the blocks
     spans:      s token counts: consecutive tokens that share a level
     """
 
-    embedding: Tensor
-    projection: Tensor
+    embedding: Float[Tensor, "b s w"]
+    projection: Float[Tensor, "b s k w"]
     spans: tuple[int, ...]
 
 
 @dataclass(frozen=True, slots=True)
 class Rotation:
-    """Cosines and sines to turn channel pairs by, each ``(n, d / 2)``."""
+    """Cosines and sines to turn channel pairs by."""
 
-    cos: Tensor
-    sin: Tensor
+    cos: Float[Tensor, "n p"]
+    sin: Float[Tensor, "n p"]
 
 
 @dataclass(frozen=True, slots=True)
 class Stream:
     """What one tower carries through the layers.
 
-    tokens:    (b, n, w)
     noise:     the tower's noise conditioning
-    context:   text of the present layer: tokens ``(b, l, w)``, or keys and values where they are cached
+    context:   text of the present layer: its tokens, or keys and values where they are cached
     rotations: by use, ``self`` and ``fusion``
-    lengths:   (b,) valid tokens of each item; None: all
+    lengths:   valid tokens of each item; None: all
     skip_self: this layer's self-attention gives back its values (a perturbation that some guidances ask for)
     """
 
-    tokens: Tensor
+    tokens: Float[Tensor, "b n w"]
     noise: NoiseConditioning
-    context: Tensor | KeyValue
+    context: Float[Tensor, "b l w"] | KeyValue
     rotations: Mapping[Literal["self", "fusion"], Rotation]
-    lengths: Tensor | None = None
-    context_lengths: Tensor | None = None
+    lengths: Int[Tensor, " b"] | None = None
+    context_lengths: Int[Tensor, " b"] | None = None
     skip_self: bool = False
 
-    def with_tokens(self, tokens: Tensor) -> Stream:
+    def with_tokens(self, tokens: Float[Tensor, "b n w"]) -> Stream:
         return replace(self, tokens=tokens)
 
 
@@ -252,15 +258,15 @@ class ClipSpec:
 class Clip:
     """A clip in memory.
 
-    video: uint8 (frames, height, width, 3), RGB
-    audio: float32 (samples,), mono, in [-1, 1]
+    video: RGB
+    audio: mono, in [-1, 1]
     truth: what is known of the clip beyond its samples (event times, colours, ...), plain JSON values
     """
 
     name: str
     prompt: str
-    video: Tensor | None
-    audio: Tensor | None
+    video: UInt8[Tensor, "frames height width 3"] | None
+    audio: Float32[Tensor, " samples"] | None
     frame_rate_hz: float
     sample_rate_hz: int
     truth: Mapping[str, Any] = field(default_factory=dict[str, Any])

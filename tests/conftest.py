@@ -3,19 +3,42 @@
 OVIKIT_TEST_WITHOUT_PLUGINS=1 hides every ``ovikit_*`` package, as if ``plugins/`` were not there: the library's
 own tests (tests/unit and tests/contracts) pass like that, and tests/contracts/test_without_plugins.py runs them so.
 They therefore use ovikit's built-ins or components that they define, never a first-party plugin.
+
+Tests enforce the jaxtyping annotations of the modules in CHECKED, by beartype, unless JAXTYPING_DISABLE=1. A test that
+torch.compile cannot trace with the checks in between is marked ``unchecked_shapes``. Outside tests nothing is checked.
 """
 
 from __future__ import annotations
 
 import os
+import subprocess
 import sys
 from collections.abc import Sequence
 from importlib.abc import MetaPathFinder
 from importlib.machinery import ModuleSpec
 
+import jaxtyping
 import pytest
 
 WITHOUT = "OVIKIT_TEST_WITHOUT_PLUGINS"
+CHECKED = (
+    "ovikit.networks.attention",
+    "ovikit.networks.joint",
+    "ovikit.networks.protocols",
+    "ovikit.networks.rotary",
+    "ovikit.networks.stages",
+    "ovikit.numerics.path",
+    "ovikit.types",
+    "ovikit_ovi.fusion",
+    "ovikit_ovi.positions",
+    "ovikit_ovi.tower",
+)
+
+# The hook changes modules while they are imported: on those that are there already it would silently do nothing.
+if not jaxtyping.config.jaxtyping_disable:
+    if early := [name for name in CHECKED if name in sys.modules]:
+        raise pytest.UsageError(f"imported before their shapes could be checked: {', '.join(early)}")
+    jaxtyping.install_import_hook(CHECKED, "beartype.beartype")
 
 
 class _NoPlugins(MetaPathFinder):
@@ -36,3 +59,17 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
 
         if not torch.cuda.is_available():
             pytest.skip("needs a CUDA device")
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_pyfunc_call(pyfuncitem: pytest.Function) -> bool | None:
+    """Runs a test marked ``unchecked_shapes`` in a process of its own, where the annotations are only read."""
+    if pyfuncitem.get_closest_marker("unchecked_shapes") is None or jaxtyping.config.jaxtyping_disable:
+        return None
+    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", pyfuncitem.nodeid]
+    done = subprocess.run(
+        command, cwd=pyfuncitem.config.rootpath, env=os.environ | {"JAXTYPING_DISABLE": "1"},
+        capture_output=True, text=True, timeout=900, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stdout[-4000:]
+    return True

@@ -6,17 +6,23 @@ Shape legend: b batch, n queries, m keys, h heads, d head width.
 from __future__ import annotations
 
 import torch
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 from torch.nn import functional as F
 
 
-def length_mask(lengths: Tensor, size: int) -> Tensor:
-    """(b, size) bool: True where a token lies within its item's length."""
+def length_mask(lengths: Int[Tensor, " b"], size: int) -> Bool[Tensor, "b {size}"]:
+    """True where a token lies within its item's length."""
     return torch.arange(size, device=lengths.device) < lengths[:, None]
 
 
-def sdpa(query: Tensor, key: Tensor, value: Tensor, lengths: Tensor | None = None) -> Tensor:
-    """Attended values (b, n, h, d) of q (b, n, h, d), k and v (b, m, h, d); keys past ``lengths`` (b,) are not read."""
+def sdpa(
+    query: Float[Tensor, "b n h d"],
+    key: Float[Tensor, "b m h d"],
+    value: Float[Tensor, "b m h d"],
+    lengths: Int[Tensor, " b"] | None = None,
+) -> Float[Tensor, "b n h d"]:
+    """Attended values; keys past ``lengths`` are not read."""
     mask = None if lengths is None else length_mask(lengths, key.shape[1])[:, None, None, :]
     out = F.scaled_dot_product_attention(
         query.transpose(1, 2), key.transpose(1, 2), value.transpose(1, 2), attn_mask=mask

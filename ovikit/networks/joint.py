@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 import torch
+from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from ovikit.networks.protocols import Attend, Backbone, Block, Positions
@@ -109,22 +110,22 @@ class JointModel(nn.Module):
 
     def forward(
         self,
-        latents: AV[Tensor],
-        sigma: AV[Tensor],
+        latents: AV[Float[Tensor, "b c *tyx"]],
+        sigma: AV[Float[Tensor, " b"]],
         context: AV[Context],
         grids: AV[TokenGrid],
         *,
         clean_steps: AV[int] = AV(),
-        lengths: AV[Tensor] = AV(),
+        lengths: AV[Int[Tensor, " b"]] = AV(),
         perturbation: Perturbation = Perturbation(),
-    ) -> AV[Tensor]:
+    ) -> AV[Float[Tensor, "b c *tyx"]]:
         """Velocity of each modality, in the layout of its latents.
 
         latents:     (b, c, t, y, x) and (b, c, t)
-        sigma:       (b,) noise level of each modality
+        sigma:       noise level of each modality
         grids:       of the latents, from the codecs
         clean_steps: how many leading latent steps hold clean data (a given first frame): their noise level is 0
-        lengths:     (b,) valid tokens of each item, for batches of unequal length
+        lengths:     valid tokens of each item, for batches of unequal length
         """
         tokens_grid = AV.of({m: self.tower(m).grid(grids[m]) for m in latents.modalities})
         streams = AV.of(
@@ -143,19 +144,19 @@ class JointModel(nn.Module):
     def _stream(
         self,
         modality: Modality,
-        x: Tensor,
-        sigma: Tensor,
+        x: Float[Tensor, "b c *tyx"],
+        sigma: Float[Tensor, " b"],
         context: Context,
         grid: TokenGrid,
         clean: int,
-        lengths: Tensor | None,
+        lengths: Int[Tensor, " b"] | None,
     ) -> Stream:
         tower = self.tower(modality)
         noise = _noise(tower, sigma, clean * grid.tokens_per_step, len(grid))
         return Stream(tower.embed(x), noise, context.tokens, self.rotations(grid, x), lengths, context.lengths)
 
 
-def _noise(tower: Backbone, sigma: Tensor, clean: int, total: int) -> NoiseConditioning:
+def _noise(tower: Backbone, sigma: Float[Tensor, " b"], clean: int, total: int) -> NoiseConditioning:
     """Conditioning of a clip whose first ``clean`` tokens are data."""
     if clean == 0:
         return tower.noise(sigma[:, None], (total,))

@@ -1,6 +1,7 @@
 """What the networks ask of each other. Implement the methods; there is nothing to inherit from but ``nn.Module``.
 
-Shape legend: b batch, n tokens, w width, h heads, d head width, l text tokens, c channels, s noise levels of a clip.
+Shape legend: b batch, n tokens, w width, h heads, d head width, l text tokens, c channels, s noise levels of a clip,
+m tokens that a query attends to, t y x latent steps, rows, columns (``*tyx``: of audio only t).
 """
 
 from __future__ import annotations
@@ -8,21 +9,24 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any, Literal, NamedTuple, Protocol, runtime_checkable
 
+from jaxtyping import Float, Float32, Float64, Int
 from torch import Tensor, nn
 
 from ovikit.types import AV, Clip, KeyValue, Modality, NoiseConditioning, Stream, Text, TokenGrid
 
-Attend = Callable[[Tensor, Tensor, Tensor, Tensor | None], Tensor]
-"""``attend(q, k, v, lengths)``: q ``(b, n, h, d)``, k and v ``(b, m, h, d)``, lengths ``(b,)`` of the valid keys
-or None -> ``(b, n, h, d)``."""
+Attend = Callable[
+    [Float[Tensor, "b n h d"], Float[Tensor, "b m h d"], Float[Tensor, "b m h d"], Int[Tensor, " b"] | None],
+    Float[Tensor, "b n h d"],
+]
+"""``attend(q, k, v, lengths)``: the attended values; lengths of the valid keys, or None."""
 
 
 class Heads(NamedTuple):
-    """Query, key and value of one attention, each ``(b, n, h, d)``, normalised and not yet rotated."""
+    """Query, key and value of one attention, normalised and not yet rotated."""
 
-    query: Tensor
-    key: Tensor
-    value: Tensor
+    query: Float[Tensor, "b n h d"]
+    key: Float[Tensor, "b m h d"]
+    value: Float[Tensor, "b m h d"]
 
 
 @runtime_checkable
@@ -33,12 +37,16 @@ class Block(Protocol):
     """
 
     def modulation(self, noise: NoiseConditioning) -> Any: ...
-    def self_heads(self, x: Tensor, mod: Any) -> Heads: ...
-    def self_merge(self, x: Tensor, attended: Tensor, mod: Any) -> Tensor: ...
-    def context_kv(self, context: Tensor) -> KeyValue: ...
-    def context_heads(self, x: Tensor, context: Tensor | KeyValue) -> Heads: ...
-    def context_merge(self, x: Tensor, attended: Tensor) -> Tensor: ...
-    def feed_forward(self, x: Tensor, mod: Any) -> Tensor: ...
+    def self_heads(self, x: Float[Tensor, "b n w"], mod: Any) -> Heads: ...
+    def self_merge(
+        self, x: Float[Tensor, "b n w"], attended: Float[Tensor, "b n h d"], mod: Any
+    ) -> Float[Tensor, "b n w"]: ...
+    def context_kv(self, context: Float[Tensor, "b l w"]) -> KeyValue: ...
+    def context_heads(self, x: Float[Tensor, "b n w"], context: Float[Tensor, "b l w"] | KeyValue) -> Heads: ...
+    def context_merge(
+        self, x: Float[Tensor, "b n w"], attended: Float[Tensor, "b n h d"]
+    ) -> Float[Tensor, "b n w"]: ...
+    def feed_forward(self, x: Float[Tensor, "b n w"], mod: Any) -> Float[Tensor, "b n w"]: ...
 
 
 @runtime_checkable
@@ -62,19 +70,21 @@ class Backbone(Protocol):
         """The grid of the tokens that ``embed`` makes of latents with this grid."""
         ...
 
-    def embed(self, latents: Tensor) -> Tensor:
-        """Tokens ``(b, n, w)`` of latents ``(b, c, t, y, x)`` or ``(b, c, t)``."""
+    def embed(self, latents: Float[Tensor, "b c *tyx"]) -> Float[Tensor, "b n w"]:
+        """Tokens of latents ``(b, c, t, y, x)`` or ``(b, c, t)``."""
         ...
 
-    def noise(self, levels: Tensor, spans: tuple[int, ...]) -> NoiseConditioning:
-        """Conditioning of noise levels ``(b, s)`` in [0, 1] that hold for ``spans`` consecutive tokens."""
+    def noise(self, levels: Float[Tensor, "b s"], spans: tuple[int, ...]) -> NoiseConditioning:
+        """Conditioning of noise levels in [0, 1] that hold for ``spans`` consecutive tokens."""
         ...
 
-    def context(self, text: Text) -> Tensor:
-        """Context tokens ``(b, l, w)`` of a text."""
+    def context(self, text: Text) -> Float[Tensor, "b l w"]:
+        """Context tokens of a text."""
         ...
 
-    def head(self, tokens: Tensor, noise: NoiseConditioning, grid: TokenGrid) -> Tensor:
+    def head(
+        self, tokens: Float[Tensor, "b n w"], noise: NoiseConditioning, grid: TokenGrid
+    ) -> Float[Tensor, "b c *tyx"]:
         """Velocity in the layout of the latents, from the tokens of ``grid``."""
         ...
 
@@ -90,11 +100,14 @@ class FusionLayer(Protocol):
     def forward(self, blocks: AV[Block], streams: AV[Stream]) -> AV[Stream]: ...
 
 
+@runtime_checkable
 class Positions(Protocol):
     """A positional scheme."""
 
-    def angles(self, grid: TokenGrid, head_width: int, use: Literal["self", "fusion"]) -> Tensor:
-        """(n, d / 2) float64: by how much each channel pair of each token turns; zero where it does not."""
+    def angles(
+        self, grid: TokenGrid, head_width: int, use: Literal["self", "fusion"]
+    ) -> Float64[Tensor, "n {head_width}//2"]:
+        """By how much each channel pair of each token turns; zero where it does not."""
         ...
 
 
@@ -115,8 +128,8 @@ class Codec(Protocol):
         """The grid of the latents of one clip of the recipe's form."""
         ...
 
-    def encode(self, samples: Tensor) -> Tensor: ...
-    def decode(self, latents: Tensor) -> Tensor: ...
+    def encode(self, samples: Float32[Tensor, "b ..."]) -> Float[Tensor, "b c *tyx"]: ...
+    def decode(self, latents: Float[Tensor, "b c *tyx"]) -> Float32[Tensor, "b ..."]: ...
 
     def fingerprint(self) -> str:
         """Changes whenever the latents of a clip would change: name, version and options."""

@@ -1,25 +1,26 @@
 """Rotations applied: angles become cosines and sines once per shape, and turn adjacent channel pairs.
 
-Shape legend: b batch, n tokens, h heads, d head width.
+Shape legend: b batch, n tokens, h heads, d head width, p channel pairs (d / 2).
 """
 
 from __future__ import annotations
 
 import torch
+from jaxtyping import Float
 from torch import Tensor
 
 from ovikit.types import Rotation
 
 
-def rotation(angles: Tensor, device: torch.device | str, dtype: torch.dtype) -> Rotation:
-    """Cosines and sines of angles ``(n, d / 2)`` float64, in float32, or in float64 for a float64 model."""
+def rotation(angles: Float[Tensor, "n p"], device: torch.device | str, dtype: torch.dtype) -> Rotation:
+    """Cosines and sines of float64 angles, in float32, or in float64 for a float64 model."""
     kept = torch.float64 if dtype == torch.float64 else torch.float32
     angles = angles.to(torch.float64)
     return Rotation(angles.cos().to(device, kept), angles.sin().to(device, kept))
 
 
-def rotate(x: Tensor, by: Rotation) -> Tensor:
-    """``x`` (b, n, h, d) with each adjacent channel pair turned by the token's angle, in the dtype of ``x``."""
+def rotate(x: Float[Tensor, "b n h d"], by: Rotation) -> Float[Tensor, "b n h d"]:
+    """``x`` with each adjacent channel pair turned by the token's angle, in the dtype of ``x``."""
     # bfloat16 products of cosines lose the angle, so the turn itself is made in the rotation's own precision.
     even, odd = x.to(by.cos.dtype).unflatten(-1, (-1, 2)).unbind(-1)
     cos, sin = by.cos[:, None], by.sin[:, None]

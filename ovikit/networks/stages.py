@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from jaxtyping import Float
 from torch import Tensor
 
 from ovikit.networks.protocols import Attend, Block
@@ -25,8 +26,10 @@ def self_stage(block: Block, stream: Stream, mod: Any, attend: Attend) -> Stream
     return stream.with_tokens(block.self_merge(stream.tokens, attended, mod))
 
 
-def context_attention(block: Block, stream: Stream, attend: Attend) -> tuple[Tensor, Tensor]:
-    """The text-attended heads (b, n, h, d), and the query (b, n, h, d) that read them."""
+def context_attention(
+    block: Block, stream: Stream, attend: Attend
+) -> tuple[Float[Tensor, "b n h d"], Float[Tensor, "b n h d"]]:
+    """The text-attended heads, and the query that read them."""
     heads = block.context_heads(stream.tokens, stream.context)
     return attend(heads.query, heads.key, heads.value, stream.context_lengths), heads.query
 

@@ -12,10 +12,11 @@ follows from its number of dimensions alone, so that a batch as long as its clip
 
 from __future__ import annotations
 
+from jaxtyping import Float
 from torch import Tensor
 
 
-def expand(sigma: Tensor, latents: Tensor) -> Tensor:
+def expand(sigma: Float[Tensor, "*levels"], latents: Float[Tensor, "*latents"]) -> Float[Tensor, "b 1 ..."]:
     """``sigma`` with the dimensions of ``latents``, sizes 1 where it is constant: a view, not a copy.
 
     sigma: (b,) or (b, t); latents: (b, c, t, ...). ValueError when the sizes do not fit.
@@ -34,22 +35,28 @@ def expand(sigma: Tensor, latents: Tensor) -> Tensor:
     return sigma[:, None].view(sigma.shape[0], 1, sigma.shape[1], *spread)
 
 
-def mix(data: Tensor, noise: Tensor, sigma: Tensor) -> Tensor:
+def mix(
+    data: Float[Tensor, "b c t *yx"], noise: Float[Tensor, "b c t *yx"], sigma: Float[Tensor, "*levels"]
+) -> Float[Tensor, "b c t *yx"]:
     """The latents at noise level ``sigma``, Eq. (1)."""
     level = expand(sigma, data)
     return (1 - level) * data + level * noise
 
 
-def velocity(data: Tensor, noise: Tensor) -> Tensor:
+def velocity(data: Float[Tensor, "b c t *yx"], noise: Float[Tensor, "b c t *yx"]) -> Float[Tensor, "b c t *yx"]:
     """The velocity of the path, Eq. (2), which the network learns; the same at every sigma."""
     return noise - data
 
 
-def to_data(x: Tensor, velocity: Tensor, sigma: Tensor) -> Tensor:
+def to_data(
+    x: Float[Tensor, "b c t *yx"], velocity: Float[Tensor, "b c t *yx"], sigma: Float[Tensor, "*levels"]
+) -> Float[Tensor, "b c t *yx"]:
     """The data that latents ``x`` with this velocity come from, Eq. (3)."""
     return x - expand(sigma, x) * velocity
 
 
-def to_noise(x: Tensor, velocity: Tensor, sigma: Tensor) -> Tensor:
+def to_noise(
+    x: Float[Tensor, "b c t *yx"], velocity: Float[Tensor, "b c t *yx"], sigma: Float[Tensor, "*levels"]
+) -> Float[Tensor, "b c t *yx"]:
     """The noise that latents ``x`` with this velocity go to, Eq. (4)."""
     return x + (1 - expand(sigma, x)) * velocity

@@ -12,6 +12,7 @@ Source: the released Ovi code at 5b69b25.
 from __future__ import annotations
 
 from einops import rearrange
+from jaxtyping import Float
 from torch import Generator, Tensor, nn
 
 from ovikit.networks.protocols import Attend, Block
@@ -38,8 +39,8 @@ class OtherReader(nn.Module):
             nn.init.xavier_uniform_(linear.weight, gain=self.init_scale, generator=generator)
             nn.init.zeros_(linear.bias)
 
-    def forward(self, other: Tensor) -> tuple[Tensor, Tensor]:
-        """Key and value (b, m, h, d) of the other stream's tokens (b, m, w)."""
+    def forward(self, other: Float[Tensor, "b m w"]) -> tuple[Float[Tensor, "b m h d"], Float[Tensor, "b m h d"]]:
+        """Key and value of the other stream's tokens."""
         other = self.pre_norm(other)
         key, value = self.norm_k(self.k(other)), self.v(other)
         return tuple(rearrange(x, "b m (h d) -> b m h d", h=self.heads) for x in (key, value))  # type: ignore[return-value]

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 import torch
+from jaxtyping import Float64
 from torch import Tensor
 
 from ovikit.types import TokenGrid
@@ -23,8 +24,8 @@ def axis_channels(head_width: int) -> tuple[int, int, int]:
     return head_width - 2 * spatial, spatial, spatial
 
 
-def frequencies(channels: int, theta: float) -> Tensor:
-    """(channels / 2,) float64: theta ** (-2 i / channels)."""
+def frequencies(channels: int, theta: float) -> Float64[Tensor, " {channels}//2"]:
+    """theta ** (-2 i / channels), for each pair i of channels."""
     return theta ** -(torch.arange(0, channels, 2, dtype=torch.float64) / channels)
 
 
@@ -39,8 +40,10 @@ class IndexPositions:
     audio_scale: float
     theta: float = 10000.0
 
-    def angles(self, grid: TokenGrid, head_width: int, use: Literal["self", "fusion"]) -> Tensor:
-        """(n, d / 2) float64 angles; the same for both uses."""
+    def angles(
+        self, grid: TokenGrid, head_width: int, use: Literal["self", "fusion"]
+    ) -> Float64[Tensor, "n {head_width}//2"]:
+        """By how much each channel pair of each token turns; the same for both uses."""
         scale = self.audio_scale if grid.modality == "audio" else 1.0
         index = grid.index.to(torch.float64)
         time, rows, columns = axis_channels(head_width)

@@ -2,7 +2,7 @@
 
 Shape legend
     b batch    n tokens    w width    h heads    d head width    l text tokens    c channels
-    s noise levels of a clip (1, or 2 with a clean start)    t y x latent steps, rows, columns
+    s noise levels of a clip (1, or 2 with a clean start)    t y x latent steps, rows, columns; *tyx: of audio only t
 
 Source: the released Ovi code at 5b69b25, from Wan2.2. Leaf names are Wan's own where they do not mislead.
 """
@@ -14,6 +14,7 @@ from typing import NamedTuple
 
 import torch
 from einops import rearrange
+from jaxtyping import Float, Float64
 from torch import Generator, Tensor, nn
 from torch.nn import functional as F
 
@@ -34,17 +35,17 @@ class RMSNorm(nn.Module):
     def init_weights(self, generator: Generator) -> None:
         nn.init.ones_(self.weight)
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Float[Tensor, "*any w"]) -> Float[Tensor, "*any w"]:
         wide = x if x.dtype == torch.float64 else x.float()
         return (wide * torch.rsqrt(wide.square().mean(-1, keepdim=True) + self.eps)).to(x.dtype) * self.weight
 
 
 class Affine(NamedTuple):
-    """Shift, scale and gate of one stage, each ``(b, s, w)``, and the spans of tokens they hold for."""
+    """Shift, scale and gate of one stage, and the spans of tokens they hold for."""
 
-    shift: Tensor
-    scale: Tensor
-    gate: Tensor
+    shift: Float[Tensor, "b s w"]
+    scale: Float[Tensor, "b s w"]
+    gate: Float[Tensor, "b s w"]
     spans: tuple[int, ...]
 
 
@@ -55,14 +56,18 @@ class Modulation(NamedTuple):
     feed_forward: Affine
 
 
-def per_span(x: Tensor, values: Tensor, spans: tuple[int, ...]) -> list[tuple[Tensor, Tensor]]:
-    """Pairs of tokens ``(b, span, w)`` and their value ``(b, 1, w)``: nothing is ever repeated per token."""
+def per_span(
+    x: Float[Tensor, "b n w"], values: Float[Tensor, "b s v"], spans: tuple[int, ...]
+) -> list[tuple[Float[Tensor, "b _span w"], Float[Tensor, "b 1 v"]]]:
+    """Pairs of a span's tokens and their value: nothing is ever repeated per token."""
     if len(spans) == 1:
         return [(x, values)]
     return list(zip(x.split(spans, dim=1), values.split(1, dim=1), strict=True))
 
 
-def modulated(x: Tensor, shift: Tensor, scale: Tensor, spans: tuple[int, ...]) -> Tensor:
+def modulated(
+    x: Float[Tensor, "b n w"], shift: Float[Tensor, "b s w"], scale: Float[Tensor, "b s w"], spans: tuple[int, ...]
+) -> Float[Tensor, "b n w"]:
     """Tokens times (1 + scale) plus shift."""
     both = torch.cat((shift, scale), dim=-1)
     parts = []
@@ -72,7 +77,9 @@ def modulated(x: Tensor, shift: Tensor, scale: Tensor, spans: tuple[int, ...]) -
     return parts[0] if len(parts) == 1 else torch.cat(parts, dim=1)
 
 
-def gated(x: Tensor, update: Tensor, gate: Tensor, spans: tuple[int, ...]) -> Tensor:
+def gated(
+    x: Float[Tensor, "b n w"], update: Float[Tensor, "b n w"], gate: Float[Tensor, "b s w"], spans: tuple[int, ...]
+) -> Float[Tensor, "b n w"]:
     """Tokens plus gate times update."""
     if len(spans) == 1:
         return torch.addcmul(x, update, gate)
@@ -92,16 +99,16 @@ class SelfAttention(nn.Module):
         self.norm_q = RMSNorm(width, eps)
         self.norm_k = RMSNorm(width, eps)
 
-    def split(self, x: Tensor) -> Tensor:
+    def split(self, x: Float[Tensor, "b n w"]) -> Float[Tensor, "b n h d"]:
         return rearrange(x, "b n (h d) -> b n h d", h=self.heads)
 
-    def query(self, x: Tensor) -> Tensor:
+    def query(self, x: Float[Tensor, "b n w"]) -> Float[Tensor, "b n h d"]:
         return self.split(self.norm_q(self.q(x)))
 
-    def key_value(self, x: Tensor) -> KeyValue:
+    def key_value(self, x: Float[Tensor, "b l w"]) -> KeyValue:
         return KeyValue(self.split(self.norm_k(self.k(x))), self.split(self.v(x)))
 
-    def output(self, attended: Tensor) -> Tensor:
+    def output(self, attended: Float[Tensor, "b n h d"]) -> Float[Tensor, "b n w"]:
         return self.o(rearrange(attended, "b n h d -> b n (h d)"))
 
 
@@ -127,25 +134,27 @@ class OviBlock(nn.Module):
         rows = (self.modulation_bias[:, None] + noise.projection).unbind(2)
         return Modulation(Affine(*rows[:3], noise.spans), Affine(*rows[3:], noise.spans))
 
-    def self_heads(self, x: Tensor, mod: Modulation) -> Heads:
+    def self_heads(self, x: Float[Tensor, "b n w"], mod: Modulation) -> Heads:
         x = modulated(self.norm1(x), mod.attention.shift, mod.attention.scale, mod.attention.spans)
         kv = self.self_attn.key_value(x)
         return Heads(self.self_attn.query(x), kv.key, kv.value)
 
-    def self_merge(self, x: Tensor, attended: Tensor, mod: Modulation) -> Tensor:
+    def self_merge(
+        self, x: Float[Tensor, "b n w"], attended: Float[Tensor, "b n h d"], mod: Modulation
+    ) -> Float[Tensor, "b n w"]:
         return gated(x, self.self_attn.output(attended), mod.attention.gate, mod.attention.spans)
 
-    def context_kv(self, context: Tensor) -> KeyValue:
+    def context_kv(self, context: Float[Tensor, "b l w"]) -> KeyValue:
         return self.context_attn.key_value(context)
 
-    def context_heads(self, x: Tensor, context: Tensor | KeyValue) -> Heads:
+    def context_heads(self, x: Float[Tensor, "b n w"], context: Float[Tensor, "b l w"] | KeyValue) -> Heads:
         kv = context if isinstance(context, KeyValue) else self.context_kv(context)
         return Heads(self.context_attn.query(self.context_norm(x)), kv.key, kv.value)
 
-    def context_merge(self, x: Tensor, attended: Tensor) -> Tensor:
+    def context_merge(self, x: Float[Tensor, "b n w"], attended: Float[Tensor, "b n h d"]) -> Float[Tensor, "b n w"]:
         return x + self.context_attn.output(attended)
 
-    def feed_forward(self, x: Tensor, mod: Modulation) -> Tensor:
+    def feed_forward(self, x: Float[Tensor, "b n w"], mod: Modulation) -> Float[Tensor, "b n w"]:
         affine = mod.feed_forward
         update = self.ffn(modulated(self.norm2(x), affine.shift, affine.scale, affine.spans))
         return gated(x, update, affine.gate, affine.spans)
@@ -166,7 +175,9 @@ class Head(nn.Module):
         nn.init.zeros_(self.head.weight)
         nn.init.zeros_(self.head.bias)
 
-    def forward(self, x: Tensor, noise: NoiseConditioning, grid: TokenGrid) -> Tensor:
+    def forward(
+        self, x: Float[Tensor, "b n w"], noise: NoiseConditioning, grid: TokenGrid
+    ) -> Float[Tensor, "b c *tyx"]:
         shift, scale = (self.modulation[:, None] + noise.embedding[:, :, None]).unbind(2)
         out = self.head(modulated(self.norm(x), shift, scale, noise.spans))
         if self.modality == "audio":
@@ -186,7 +197,7 @@ class GatedConv(nn.Module):
         self.w2 = nn.Conv1d(hidden, width, kernel, padding=kernel // 2, bias=False)
         self.w3 = nn.Conv1d(width, hidden, kernel, padding=kernel // 2, bias=False)
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Float[Tensor, "b w t"]) -> Float[Tensor, "b w t"]:
         return self.w2(F.silu(self.w1(x)) * self.w3(x))
 
 
@@ -195,8 +206,8 @@ def audio_embedding(channels: int, width: int, kernel: int = 7) -> nn.Sequential
     return nn.Sequential(nn.Conv1d(channels, width, kernel, padding=kernel // 2), nn.SiLU(), GatedConv(width, kernel))
 
 
-def timestep_embedding(levels: Tensor, width: int) -> Tensor:
-    """(..., width) float64: cosines, then sines, of the timestep (1000 x level) at falling frequencies."""
+def timestep_embedding(levels: Float[Tensor, "*any"], width: int) -> Float64[Tensor, "*any {width}"]:
+    """Cosines, then sines, of the timestep (1000 x level) at falling frequencies."""
     half = width // 2
     steps = torch.arange(half, dtype=torch.float64, device=levels.device)
     angles = (levels.to(torch.float64) * TIMESTEPS)[..., None] * 10000.0 ** (-steps / half)
@@ -253,17 +264,17 @@ class OviTower(nn.Module):
     def grid(self, latents: TokenGrid) -> TokenGrid:
         return latents.pooled(self.patch)
 
-    def embed(self, latents: Tensor) -> Tensor:
+    def embed(self, latents: Float[Tensor, "b c *tyx"]) -> Float[Tensor, "b n w"]:
         return rearrange(self.patch_embedding(latents), "b w ... -> b (...) w")
 
-    def noise(self, levels: Tensor, spans: tuple[int, ...]) -> NoiseConditioning:
+    def noise(self, levels: Float[Tensor, "b s"], spans: tuple[int, ...]) -> NoiseConditioning:
         dtype = self.time_projection[1].weight.dtype
         embedding = self.time_embedding(timestep_embedding(levels, self.frequency_width).to(dtype))
         projection = rearrange(self.time_projection(embedding), "b s (k w) -> b s k w", k=6)
         return NoiseConditioning(embedding, projection, spans)
 
-    def context(self, text: Text) -> Tensor:
-        """Context tokens (b, text_length, w). Rows past a prompt's end are zero before the MLP and are attended to,
+    def context(self, text: Text) -> Float[Tensor, "b {self.text_length} w"]:
+        """Context tokens. Rows past a prompt's end are zero before the MLP and are attended to,
         as in the released code: the model reads its own response to zero there."""
         tokens = text.tokens[:, : self.text_length]
         padded = F.pad(tokens, (0, 0, 0, self.text_length - tokens.shape[1]))

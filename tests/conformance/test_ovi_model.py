@@ -197,6 +197,7 @@ def test_positions_share_one_time_axis() -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.unchecked_shapes
 def test_pair_layer_compiles_without_graph_breaks(model: JointModel) -> None:
     latents, sigma, text = inputs()
     context, layers = model.embed_text(text, cache=True), list(model.layers)
