@@ -18,7 +18,7 @@ $(STAMP): pyproject.toml constraints.txt
 	@echo "== making .venv with $(PYTHON) and installing ovikit (the first time downloads about 400 MB)"
 	@test -x $(BIN)/python || $(PYTHON) -m venv .venv
 	@$(BIN)/python -m pip install --quiet --upgrade pip
-	@$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable ".[dev]"
+	@PYTHONWARNINGS=ignore $(BIN)/python -m pip install --quiet --constraint constraints.txt --editable ".[dev]"
 	@touch $(STAMP)
 
 demo: setup ## train a tiny Ovi, generate clips, evaluate them, write runs/demo/report.html
