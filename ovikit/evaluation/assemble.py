@@ -65,7 +65,7 @@ def assemble(
         weights_sha256=weights.pop() if len(weights) == 1 and weights != {"None"} else None,
         prompts=len(items),
         clips=len(there),
-        extra_clips=tuple(sorted(path.name for path in clips.glob("*.mp4") if path.name not in asked)),
+        extra_clips=tuple(sorted(path.name for path in clips.glob("[!.]*.mp4") if path.name not in asked)),
         exchanges=exchanges,
         versions=versions(),
         decoder=DECODER,

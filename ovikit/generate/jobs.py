@@ -137,6 +137,13 @@ def finished(folder: Path, jobs: Sequence[Job], origin: Origin, overwrite: bool)
     return done
 
 
+def sweep(folder: Path, jobs: Sequence[Job]) -> None:
+    """Removes what a killed run left of these clips under temporary names."""
+    for job in jobs:
+        for left in folder.glob(f".{job.id}-????????.*"):
+            left.unlink()
+
+
 def _short(value: object) -> str:
     if isinstance(value, Mapping):
         return f"{value.get('name')} {str(value.get('digest'))[:16]}"

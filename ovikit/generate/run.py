@@ -15,7 +15,7 @@ from ovikit.errors import UserError
 from ovikit.evaluation.protocols import PromptItem
 from ovikit.files import sha256_of
 from ovikit.generate.batch import Generator
-from ovikit.generate.jobs import Job, Origin, finished, groups, media_path, plan, sidecar_path, write_sidecar
+from ovikit.generate.jobs import Job, Origin, finished, groups, media_path, plan, sidecar_path, sweep, write_sidecar
 from ovikit.generate.media import viewing_scale, write_clip
 from ovikit.kernel.events import ClipFinished, RunFailed, RunFinished, RunStarted
 from ovikit.kernel.manager import fire, installed_plugins
@@ -133,6 +133,7 @@ def generate(
     done = finished(folder, jobs, origin, overwrite)
     fire(RunStarted("generate", folder, recipe.name, recipe.digest))
     try:
+        sweep(folder, jobs)
         write_lock(recipe, folder / LOCK)
         made = _make(source, origin, jobs, done, folder, batch_size, device, watcher)
     except BaseException as error:

@@ -120,11 +120,11 @@ def test_a_killed_run_continues_to_the_same_files(run, whole, tmp_path, clips):
     assert len(times) == clips
     # What a kill in the middle of a write leaves behind: a clip without its sidecar, and one under a temporary name.
     (tmp_path / "00004.mp4").write_bytes(b"half")
-    (tmp_path / ".00003-x.mp4").write_bytes(b"half")
+    (tmp_path / ".00003-abcd_123.mp4").write_bytes(b"half")
     done = make(run, tmp_path)
     assert (len(done.made), done.skipped) == (len(ITEMS) - clips, clips)
     assert all(path.stat().st_mtime_ns == time for path, time in times.items())
-    (tmp_path / ".00003-x.mp4").unlink()
+    assert not list(tmp_path.glob(".*.mp4"))
     assert digests(tmp_path) == digests(whole)
     assert make(run, tmp_path).made == ()
 
