@@ -84,6 +84,18 @@ def test_commands_run(line: str, place: Path) -> None:
     assert done.stdout.strip()
 
 
+@pytest.mark.parametrize("page", ["README.md", "docs/concepts.md"])
+def test_recipes_on_the_page_are_valid(page: str, place: Path) -> None:
+    """They extend ``ovi.yaml``, so they are checked where they would be saved."""
+    blocks = re.findall(r"```yaml\n(.*?)```", (ROOT / page).read_text(), flags=re.DOTALL)
+    assert blocks
+    for block in blocks:
+        (place / "recipes" / "tiny" / "from-the-page.yaml").write_text(block)
+        done = run("ovikit recipe check recipes/tiny/from-the-page.yaml", place)
+        assert done.returncode == 0, done.stderr
+    (place / "recipes" / "tiny" / "from-the-page.yaml").unlink()
+
+
 @pytest.mark.parametrize("page", PAGES)
 def test_links_lead_somewhere(page: str) -> None:
     targets = re.findall(r"\]\(([^)#]+)\)", (ROOT / page).read_text())
