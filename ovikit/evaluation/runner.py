@@ -21,6 +21,7 @@ from ovikit.evaluation.protocols import PromptItem, PromptSet, Unscored
 from ovikit.evaluation.results import Results
 from ovikit.evaluation.truth import write_truth
 from ovikit.generate.jobs import media_path, read_sidecar
+from ovikit.kernel.observe import observed
 from ovikit.networks.protocols import Codec
 from ovikit.recipe.build import build_codecs, build_evaluators, build_prompts, clip_spec
 from ovikit.recipe.models import Recipe, Suite
@@ -96,9 +97,11 @@ def evaluate(
     """
     if not clips.is_dir():
         raise UserError("there is no such folder of clips", str(clips))
-    bench = build_bench(suite, recipe)
-    codecs = build_codecs(recipe)
-    return evaluate_bench(bench, codecs, clips, truth, exchanges, told).results(suite, recipe)
+    with observed("eval", clips, recipe.name, recipe.digest) as run:
+        measured = evaluate_bench(build_bench(suite, recipe), build_codecs(recipe), clips, truth, exchanges, told)
+        results = measured.results(suite, recipe)
+        run.results = {name: one.value for name, one in results.metrics.items() if one.value is not None}
+    return results
 
 
 @dataclass(frozen=True, slots=True)
@@ -171,7 +174,8 @@ def _chance(
 
 def _ceiling(bench: Bench, folder: Path, there: Sequence[int], told: Told) -> Mapping[str, Summary]:
     found = _features(bench, folder, told, "ground-truth clips")
-    features = [one if i in set(there) else Unscored("it has no ground truth") for i, one in enumerate(found)]
+    known = set(there)
+    features = [one if i in known else Unscored("it has no ground truth") for i, one in enumerate(found)]
     readable = [i for i, one in enumerate(features) if not isinstance(one, Unscored)]
     return _scores(bench, features, [Pairing({i: i for i in readable})])
 

@@ -17,8 +17,9 @@ from ovikit.files import sha256_of
 from ovikit.generate.batch import Generator
 from ovikit.generate.jobs import Job, Origin, finished, groups, media_path, plan, sidecar_path, sweep, write_sidecar
 from ovikit.generate.media import viewing_scale, write_clip
-from ovikit.kernel.events import ClipFinished, RunFailed, RunFinished, RunStarted
+from ovikit.kernel.events import ClipFinished
 from ovikit.kernel.manager import fire, installed_plugins
+from ovikit.kernel.observe import observed
 from ovikit.recipe.build import build_codecs, build_conditioner, build_model, build_sampling, clip_spec
 from ovikit.recipe.load import load_recipe
 from ovikit.recipe.lock import versions, write_lock
@@ -131,17 +132,12 @@ def generate(
     jobs = plan(items, recipe.sampling.seed, count)
     origin = Origin(recipe.name, recipe.digest, weights_digest(source), _details(recipe))
     done = finished(folder, jobs, origin, overwrite)
-    fire(RunStarted("generate", folder, recipe.name, recipe.digest))
-    try:
+    with observed("generate", folder, recipe.name, recipe.digest) as told:
         sweep(folder, jobs)
         write_lock(recipe, folder / LOCK)
         made = _make(source, origin, jobs, done, folder, batch_size, device, watcher)
-    except BaseException as error:
-        fire(RunFailed("generate", folder, time.perf_counter() - started, str(error) or type(error).__name__))
-        raise
-    seconds = time.perf_counter() - started
-    fire(RunFinished("generate", folder, seconds, {"clips": float(len(made)), "skipped": float(len(done))}))
-    return Generated(folder, tuple(made), len(done), seconds)
+        told.results = {"clips": float(len(made)), "skipped": float(len(done))}
+    return Generated(folder, tuple(made), len(done), time.perf_counter() - started)
 
 
 def _make(

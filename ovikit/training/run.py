@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import signal
-import time
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -19,8 +18,7 @@ from rich.console import Console
 from ovikit.data.latents import LatentClips, prepare_latents
 from ovikit.data.sampler import EpochSampler
 from ovikit.errors import UserError
-from ovikit.kernel.events import RunFailed, RunFinished, RunStarted
-from ovikit.kernel.manager import fire
+from ovikit.kernel.observe import observed
 from ovikit.recipe import build
 from ovikit.recipe.lock import write_lock
 from ovikit.recipe.models import Recipe, Training
@@ -79,9 +77,11 @@ def train(recipe: Recipe, run: Path | str, *, resume: bool = False, console: Con
             "go on with --resume, give another folder with --run, or delete this one",
         )
     write_lock(recipe, folder.lock)
-    with _observed(recipe, folder) as finish:
+    with observed("train", folder.path, recipe.name, recipe.digest) as told:
         result = _train(recipe, training, folder, start, shown)
-        finish(result)
+        told.results = {"step": float(result.step)}
+        if result.stopped_by is not None:
+            told.stopped = f"stopped by {result.stopped_by.name} at step {result.step} of {result.steps}"
     return result
 
 
@@ -99,40 +99,6 @@ def _refuse_device(training: Training) -> None:
             "training.trainer.accelerator",
             "-o training.trainer.accelerator=cpu trains on the processor",
         )
-
-
-class _Finish:
-    """Takes the result, so that the observers can be told of it."""
-
-    def __init__(self) -> None:
-        self.result: TrainResult | None = None
-        self.losses: dict[str, float] = {}
-
-    def __call__(self, result: TrainResult) -> None:
-        self.result = result
-
-
-@contextmanager
-def _observed(recipe: Recipe, folder: RunFolder) -> Iterator[_Finish]:
-    """Tells the observers that the run started, and how it ended."""
-    fire(RunStarted("train", folder.path, recipe.name, recipe.digest))
-    began, finish = time.monotonic(), _Finish()
-
-    def spent() -> float:
-        return time.monotonic() - began
-
-    try:
-        yield finish
-    except BaseException as error:
-        fire(RunFailed("train", folder.path, spent(), str(error) or type(error).__name__))
-        raise
-    result = finish.result
-    assert result is not None
-    if result.stopped_by is not None:
-        told = f"stopped by {result.stopped_by.name} at step {result.step} of {result.steps}"
-        fire(RunFailed("train", folder.path, spent(), told))
-    else:
-        fire(RunFinished("train", folder.path, spent(), {"step": float(result.step)}))
 
 
 def _train(recipe: Recipe, training: Training, folder: RunFolder, start: int | None, console: Console) -> TrainResult:
@@ -234,9 +200,11 @@ def _quiet_lightning() -> Iterator[None]:
     before = logger.level, utilities.level
     logger.setLevel(logging.WARNING)
     utilities.setLevel(logging.WARNING)
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message=r".*does not have many workers.*")
-        warnings.filterwarnings("ignore", message=r".*isinstance\(treespec, LeafSpec\)` is deprecated.*")
-        yield
-    logger.setLevel(before[0])
-    utilities.setLevel(before[1])
+    try:
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message=r".*does not have many workers.*")
+            warnings.filterwarnings("ignore", message=r".*isinstance\(treespec, LeafSpec\)` is deprecated.*")
+            yield
+    finally:
+        logger.setLevel(before[0])
+        utilities.setLevel(before[1])

@@ -15,6 +15,7 @@ from ovikit.errors import UserError
 from ovikit.kernel.events import ClipFinished, Event, RecipeValidated, RunFailed, RunFinished, RunStarted
 from ovikit.kernel.kinds import KINDS
 from ovikit.kernel.manager import Plugins, load_plugins
+from ovikit.kernel.observe import observed
 
 EVENTS: dict[str, Event] = {
     event.hook: event
@@ -208,3 +209,20 @@ def test_the_built_ins_keep_a_journal_of_each_run(tmp_path: Path) -> None:
     ]  # fmt: skip
     assert lines[1]["prompt"] == "a red ball"
     assert lines[2]["results"] == {"onset_f1": 0.5}
+
+
+def test_observers_are_told_how_a_run_ended(tmp_path: Path) -> None:
+    def ended(name: str) -> dict[str, object]:
+        started, end = ((tmp_path / name) / "events.jsonl").read_text().splitlines()
+        assert json.loads(started)["event"] == "ovikit_run_started"
+        return json.loads(end)
+
+    with observed("eval", tmp_path / "well", "r", "d") as run:
+        run.results = {"onset_f1": 0.5}
+    assert (ended("well")["event"], ended("well")["results"]) == ("ovikit_run_finished", {"onset_f1": 0.5})
+    with observed("train", tmp_path / "early", "r", "d") as run:
+        run.stopped = "stopped by SIGINT"
+    assert (ended("early")["event"], ended("early")["error"]) == ("ovikit_run_failed", "stopped by SIGINT")
+    with pytest.raises(KeyboardInterrupt), observed("generate", tmp_path / "cut", "r", "d"):
+        raise KeyboardInterrupt
+    assert (ended("cut")["event"], ended("cut")["error"]) == ("ovikit_run_failed", "KeyboardInterrupt")

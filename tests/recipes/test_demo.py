@@ -114,6 +114,11 @@ def test_eval_scores_clips_that_came_without_sidecars(folder, tmp_path, capsys):
     assert metric.value == metric.ceiling.value
     assert metric.share.value == pytest.approx(1.0)
     assert (tmp_path / "report.html").is_file()
+    told = [json.loads(line) for line in (clips / "events.jsonl").read_text().splitlines()]
+    assert [(one["command"], one["event"]) for one in told] == [
+        ("eval", "ovikit_run_started"), ("eval", "ovikit_run_finished")
+    ]  # fmt: skip
+    assert told[1]["results"]["onset_f1"] == metric.value
 
 
 def test_generate_from_the_command_line(folder, tmp_path, capsys):
