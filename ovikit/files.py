@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import os
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 
 @contextmanager
@@ -29,13 +31,15 @@ def atomic_path(path: Path | str) -> Iterator[Path]:
         temporary.unlink(missing_ok=True)
 
 
-def atomic_write_bytes(path: Path | str, data: bytes) -> None:
-    with atomic_path(path) as temporary:
-        temporary.write_bytes(data)
-
-
 def atomic_write_text(path: Path | str, text: str) -> None:
-    atomic_write_bytes(path, text.encode())
+    """Writes a text as UTF-8, whole or not at all."""
+    with atomic_path(path) as temporary:
+        temporary.write_bytes(text.encode())
+
+
+def atomic_write_json(path: Path | str, data: Mapping[str, Any]) -> None:
+    """Writes a JSON object that people can read. ValueError for NaN and Inf, which JSON does not have."""
+    atomic_write_text(path, json.dumps(data, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
 
 
 def sha256_of(path: Path | str) -> str:

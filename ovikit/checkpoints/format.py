@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection
 from dataclasses import dataclass
 
 from ovikit.checkpoints.keymap import KeyMap
@@ -21,6 +21,6 @@ class CheckpointFormat:
     keymap: KeyMap
     anchors: tuple[str, ...]
 
-    def recognises(self, keys: Collection[str], metadata: Mapping[str, str]) -> bool:
+    def recognises(self, keys: Collection[str]) -> bool:
         """Whether a file with these tensor names is of this format."""
         return all(anchor in keys for anchor in self.anchors)

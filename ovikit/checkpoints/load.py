@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 
 from safetensors import SafetensorError, safe_open
@@ -17,20 +18,32 @@ from ovikit.files import atomic_path
 _SHOWN = 5
 
 
-def read_tensors(path: Path | str, device: str = "cpu") -> tuple[dict[str, Tensor], dict[str, str]]:
-    """The tensors and the metadata of a .safetensors file. UserError if it is missing, truncated or not one."""
-    path = Path(path)
-    if not path.is_file():
+@contextmanager
+def _opened(path: Path | str) -> Iterator[safe_open]:
+    """An open .safetensors file. UserError if it is missing, truncated or not one."""
+    if not Path(path).is_file():
         raise UserError("no such weights file", str(path))
     try:
-        with safe_open(str(path), "pt", device=device) as handle:
-            return {name: handle.get_tensor(name) for name in handle.keys()}, handle.metadata() or {}  # noqa: SIM118
+        with safe_open(str(path), "pt") as handle:
+            yield handle
     except (SafetensorError, OSError, ValueError) as error:
         raise UserError(
             f"this is not a whole safetensors file ({error})",
             str(path),
             "perhaps truncated: copy it again",
         ) from error
+
+
+def read_tensors(path: Path | str) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """The tensors and the metadata of a .safetensors file. UserError if it is missing, truncated or not one."""
+    with _opened(path) as handle:
+        return {name: handle.get_tensor(name) for name in handle.keys()}, handle.metadata() or {}  # noqa: SIM118
+
+
+def read_metadata(path: Path | str) -> dict[str, str]:
+    """The metadata of a .safetensors file, its tensors left on disk; errors as in ``read_tensors``."""
+    with _opened(path) as handle:
+        return handle.metadata() or {}
 
 
 def write_tensors(path: Path | str, tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> None:
@@ -74,18 +87,12 @@ def load_into(model: nn.Module, tensors: Mapping[str, Tensor], where: str) -> No
     model.load_state_dict({name: value.to(dtypes[name]) for name, value in tensors.items()}, assign=True)
 
 
-def load_checkpoint(
-    model: nn.Module, path: Path | str, checkpoint_format: CheckpointFormat | None = None, device: str = "cpu"
-) -> dict[str, str]:
-    """Loads a weights file into a model, through a format's names if one is given; returns the file's metadata."""
-    tensors, metadata = read_tensors(path, device)
-    if checkpoint_format is not None:
-        try:
-            tensors = checkpoint_format.keymap.to_ours(tensors)
-        except KeyError as error:
-            raise UserError(f"the {checkpoint_format.name} format knows no tensor {error}", str(path)) from error
-    load_into(model, tensors, str(path))
-    return metadata
+def in_our_names(tensors: Mapping[str, Tensor], checkpoint: CheckpointFormat, where: str) -> dict[str, Tensor]:
+    """The tensors of a file of that format, under our names. UserError for a name that the format does not know."""
+    try:
+        return checkpoint.keymap.to_ours(tensors)
+    except KeyError as error:
+        raise UserError(f"the {checkpoint.name} format knows no tensor {error}", where) from error
 
 
 def parse_json_metadata(metadata: Mapping[str, str], key: str, where: str) -> dict[str, object]:
@@ -99,8 +106,3 @@ def parse_json_metadata(metadata: Mapping[str, str], key: str, where: str) -> di
     if not isinstance(value, dict):
         raise UserError(f"the file's metadata {key!r} is not a JSON object", where)
     return value
-
-
-def parameter_count(model: nn.Module) -> int:
-    """How many numbers a model learns; works on the meta device."""
-    return sum(parameter.numel() for parameter in model.parameters())

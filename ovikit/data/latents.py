@@ -14,12 +14,10 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor
 
+from ovikit.checkpoints.load import read_tensors, write_tensors
 from ovikit.errors import UserError
-from ovikit.files import atomic_path
 from ovikit.networks.protocols import ClipSource, Codec, Conditioner
 from ovikit.types import AV, Clip, ClipSpec, Modality, Text
 
@@ -177,21 +175,17 @@ def write_cache(path: Path, clips: LatentClips, mark: str) -> None:
     """Writes latents, text and checksums to one safetensors file, under a temporary name first."""
     tensors = dict(clips.latents.items())
     tensors |= {"text.tokens": clips.text.tokens, "text.lengths": clips.text.lengths, "text.rows": clips.text_rows}
-    tensors = {name: value.contiguous() for name, value in tensors.items()}
     sums = {name: _checksum(value) for name, value in tensors.items()}
     metadata = {"fingerprint": mark, "names": json.dumps(clips.names), "crc32": json.dumps(sums)}
-    with atomic_path(path) as temporary:
-        save_file(tensors, temporary, metadata)
+    write_tensors(path, tensors, metadata)
 
 
 def read_cache(path: Path, mark: str) -> LatentClips:
     """The latents of a cache file. ValueError when it is damaged or has another fingerprint than ``mark``."""
     try:
-        with safe_open(path, framework="pt") as handle:
-            metadata = handle.metadata() or {}
-            tensors = {name: handle.get_tensor(name) for name in handle.keys()}  # noqa: SIM118  # not a mapping
-    except (SafetensorError, OSError) as error:
-        raise ValueError(f"the cache is damaged ({error})") from error
+        tensors, metadata = read_tensors(path)
+    except UserError as error:
+        raise ValueError(f"the cache is damaged ({error.what})") from error
     if metadata.get("fingerprint") != mark:
         raise ValueError("the cache was made from something else")
     sums = json.loads(metadata["crc32"])

@@ -10,7 +10,6 @@ from typing import Protocol
 
 import torch
 
-from ovikit.checkpoints.load import load_into, read_tensors
 from ovikit.errors import UserError
 from ovikit.evaluation.protocols import PromptItem
 from ovikit.files import sha256_of
@@ -20,7 +19,7 @@ from ovikit.generate.media import viewing_scale, write_clip
 from ovikit.kernel.events import ClipFinished
 from ovikit.kernel.manager import fire, installed_plugins
 from ovikit.kernel.observe import observed
-from ovikit.recipe.build import build_codecs, build_conditioner, build_model, build_sampling, clip_spec
+from ovikit.recipe.build import build_codecs, build_conditioner, build_model, build_sampling, clip_spec, load_weights
 from ovikit.recipe.load import load_recipe
 from ovikit.recipe.lock import versions, write_lock
 from ovikit.recipe.models import Recipe
@@ -106,8 +105,7 @@ def build_generator(source: Source, device: torch.device | str = "cpu") -> tuple
         model = build_model(recipe, codecs, conditioner, device)
     else:
         model = build_model(recipe, codecs, conditioner, "meta")
-        tensors, metadata = read_tensors(source.weights)
-        load_into(model, tensors, str(source.weights))
+        metadata = load_weights(model, source.weights)
         model = model.to(device)
     return Generator(model, codecs, conditioner, build_sampling(recipe), clip_spec(recipe), device), metadata
 

@@ -7,13 +7,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 import torch
 from torch import nn
 
 from ovikit.checkpoints.format import CheckpointFormat
-from ovikit.checkpoints.load import load_checkpoint
+from ovikit.checkpoints.load import in_our_names, load_into, read_tensors
 from ovikit.errors import UserError
 from ovikit.kernel.catalog import Catalog
 from ovikit.kernel.kinds import KINDS
@@ -88,8 +89,24 @@ def build_model(
     else:
         # Every weight comes from the file, so none is drawn: the model takes the file's memory and no more.
         path = installed_plugins().resolve_asset(recipe.model.checkpoint.path)
-        load_checkpoint(model, path, cast(CheckpointFormat, build_slot(recipe.model.checkpoint)))
+        tensors, _ = read_tensors(path)
+        checkpoint: CheckpointFormat = build_slot(recipe.model.checkpoint)
+        load_into(model, in_our_names(tensors, checkpoint, str(path)), str(path))
     return model.to(device)
+
+
+def load_weights(model: nn.Module, path: Path) -> dict[str, str]:
+    """The metadata of a weights file, after its tensors have been put into the model.
+
+    They are named as in the model, or as in the checkpoint format that a plugin recognises in the file.
+    """
+    tensors, metadata = read_tensors(path)
+    name = installed_plugins().detect_checkpoint(tensors, metadata)
+    if name is not None:
+        component = installed_catalog().find("checkpoint_format", name).component
+        tensors = in_our_names(tensors, component.build(component.config()), str(path))
+    load_into(model, tensors, str(path))
+    return metadata
 
 
 def _on_meta(recipe: Recipe, codecs: AV[Codec], conditioner: Conditioner) -> JointModel:

@@ -8,12 +8,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor
 
+from ovikit.checkpoints.load import read_metadata, write_tensors
 from ovikit.errors import UserError
-from ovikit.files import atomic_path
 from ovikit.recipe.diff import differences
 from ovikit.recipe.document import read_yaml
 from ovikit.recipe.models import Recipe
@@ -72,11 +70,11 @@ class RunFolder:
         if not self.weights.exists():
             return None
         try:
-            with safe_open(self.weights, framework="pt") as handle:
-                return int((handle.metadata() or {})["step"])
-        except (SafetensorError, KeyError) as error:
+            return int(read_metadata(self.weights)["step"])
+        except (UserError, KeyError) as error:
+            reason = error.what if isinstance(error, UserError) else "their metadata names no step"
             raise UserError(
-                f"these weights cannot be read ({error})", str(self.weights), "delete them and go on with --resume"
+                f"these weights cannot be read ({reason})", str(self.weights), "delete them and go on with --resume"
             ) from error
 
     def last_step(self) -> int | None:
@@ -104,5 +102,4 @@ class RunFolder:
             "step": str(step),
             "weights": "ema" if averaged else "last",
         }
-        with atomic_path(self.weights) as temporary:
-            save_file(tensors, temporary, metadata)
+        write_tensors(self.weights, tensors, metadata)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from pydantic import Field, model_validator
@@ -139,10 +139,10 @@ def ovikit_register_checkpoint_formats() -> Sequence[Component]:
 
 
 @hookimpl
-def ovikit_detect_checkpoint(keys: frozenset[str], metadata: Mapping[str, str]) -> str | None:
+def ovikit_detect_checkpoint(keys: frozenset[str]) -> str | None:
     from ovikit_ovi.formats import ovi_format
 
-    return "ovi" if ovi_format().recognises(keys, metadata) else None
+    return "ovi" if ovi_format().recognises(keys) else None
 
 
 @hookimpl

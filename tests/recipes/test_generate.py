@@ -17,6 +17,7 @@ from ovikit.generate.run import LOCK, WEIGHTS, Generated, find_source, generate
 from ovikit.recipe.build import build_codecs, build_conditioner, build_model
 from ovikit.recipe.load import load_recipe
 from ovikit.recipe.lock import write_lock
+from ovikit_ovi.formats import ovi_format
 
 RECIPE = Path(__file__).parents[2] / "recipes" / "tiny" / "ovi.yaml"
 SMALL = [
@@ -205,6 +206,14 @@ def test_values_that_are_not_finite_name_the_clip_and_leave_no_file(run, tmp_pat
 def test_weights_of_another_model_are_refused(run, tmp_path, change, message):
     with pytest.raises(UserError, match=message):
         generate(find_source(run, weights=broken(run, tmp_path, change)), ITEMS[:1], tmp_path / "clips")
+
+
+def test_weights_under_the_released_names_are_recognised(run, whole, tmp_path):
+    official = tmp_path / "official.safetensors"
+    save_file(ovi_format().keymap.to_official(load_file(run / WEIGHTS)), official)
+    generate(find_source(run, weights=official), ITEMS[:2], tmp_path / "clips", batch_size=2)
+    made = digests(tmp_path / "clips")
+    assert made == {name: digests(whole)[name] for name in ("00000.mp4", "00001.mp4")}
 
 
 def test_truncated_and_missing_weights_are_refused(run, tmp_path):
