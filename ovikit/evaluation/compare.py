@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from ovikit.evaluation.metrics import Summary, gain_over, summarise
 from ovikit.evaluation.results import MetricResult, Results
-from ovikit.files import atomic_write_text
+from ovikit.files import atomic_write_json, atomic_write_text
 
 
 def scores_of(results: Results, metric: str) -> Summary:
@@ -69,7 +68,7 @@ def write_comparison(data: Mapping[str, Any], folder: Path) -> tuple[Path, Path]
         lines.append(f"| {name} | " + " | ".join(_cell(run["metrics"][metric]) for metric in metrics) + " |")
     lines += ["", "Value [95 % interval], share of the way from chance to ceiling.", ""]
     as_json, as_text = folder / "comparison.json", folder / "comparison.md"
-    atomic_write_text(as_json, json.dumps(data, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
+    atomic_write_json(as_json, data)
     atomic_write_text(as_text, "\n".join(lines))
     return as_json, as_text
 

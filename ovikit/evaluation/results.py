@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from ovikit.errors import UserError
-from ovikit.files import atomic_write_text
+from ovikit.files import atomic_write_json
 
 FORMAT: Literal[1] = 1
 SCHEMA = Path(__file__).with_name("results.schema.json")
@@ -115,8 +114,7 @@ def results_schema() -> dict[str, Any]:
 
 def write_results(results: Results, path: Path) -> None:
     """Writes the results, whole or not at all."""
-    data = results.model_dump(mode="json")
-    atomic_write_text(path, json.dumps(data, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
+    atomic_write_json(path, results.model_dump(mode="json"))
 
 
 def read_results(path: Path) -> Results:

@@ -6,15 +6,12 @@ import hashlib
 import json
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
 
 import torch
 
 from ovikit.evaluation.protocols import PromptSet
-from ovikit.files import atomic_write_text, sha256_of
 from ovikit.generate.batch import through_codecs
-from ovikit.generate.jobs import media_path, read_sidecar, sidecar_path
-from ovikit.generate.media import viewing_scale, write_clip
+from ovikit.generate.jobs import is_whole, put_clip, read_sidecar
 from ovikit.networks.protocols import Codec
 from ovikit.types import AV, Clip, ClipSpec
 
@@ -39,35 +36,18 @@ def write_truth(
             there.append(i)
             key = _key(item.id, clip, fingerprints, form)
             if not _is_whole(folder, item.id, key):
-                _write_one(folder, item.id, item.prompt, clip, codecs, form, key)
+                with torch.no_grad():
+                    decoded = through_codecs(clip, codecs, form)
+                sidecar = {"id": item.id, "prompt": item.prompt, "truth": dict(clip.truth), "key": key}
+                put_clip(folder, item.id, decoded, sidecar)
         if told is not None:
             told(i + 1, len(prompts))
     return there
 
 
-@torch.no_grad()
-def _write_one(
-    folder: Path, name: str, prompt: str, clip: Clip, codecs: AV[Codec], form: ClipSpec, key: str
-) -> None:  # fmt: skip
-    decoded = through_codecs(clip, codecs, form)
-    sidecar_path(folder, name).unlink(missing_ok=True)
-    path = media_path(folder, name)
-    write_clip(path, decoded, 1 if decoded.video is None else viewing_scale(*decoded.video.shape[1:3]))
-    sidecar: dict[str, Any] = {
-        "id": name,
-        "prompt": prompt,
-        "truth": dict(clip.truth),
-        "key": key,
-        "media_sha256": sha256_of(path),
-    }
-    atomic_write_text(sidecar_path(folder, name), json.dumps(sidecar, indent=2, ensure_ascii=False) + "\n")
-
-
 def _is_whole(folder: Path, name: str, key: str) -> bool:
-    told, media = read_sidecar(folder, name), media_path(folder, name)
-    if told is None or told.get("key") != key or not media.is_file():
-        return False
-    return sha256_of(media) == told.get("media_sha256")
+    told = read_sidecar(folder, name)
+    return told is not None and told.get("key") == key and is_whole(folder, name, told)
 
 
 def _key(name: str, clip: Clip, fingerprints: Mapping[str, str], form: ClipSpec) -> str:

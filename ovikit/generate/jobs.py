@@ -14,8 +14,10 @@ from typing import Any
 
 from ovikit.errors import UserError
 from ovikit.evaluation.protocols import PromptItem
-from ovikit.files import atomic_write_text, sha256_of
+from ovikit.files import atomic_write_json, sha256_of
+from ovikit.generate.media import viewing_scale, write_clip
 from ovikit.generate.prompts import SAFE_ID
+from ovikit.types import Clip
 
 SIDECAR_FORMAT = 1
 
@@ -98,16 +100,27 @@ def _identity(job: Job, origin: Origin) -> dict[str, Any]:
     }
 
 
-def write_sidecar(folder: Path, job: Job, origin: Origin) -> None:
-    """Marks a clip as whole and says how it was made."""
-    data = {
-        "format": SIDECAR_FORMAT,
-        **_identity(job, origin),
-        "item": job.item,
-        "media_sha256": sha256_of(media_path(folder, job.id)),
-        **origin.details,
-    }
-    atomic_write_text(sidecar_path(folder, job.id), json.dumps(data, indent=2, ensure_ascii=False) + "\n")
+def sidecar_of(job: Job, origin: Origin) -> dict[str, Any]:
+    """What is told of how a clip was made."""
+    return {"format": SIDECAR_FORMAT, **_identity(job, origin), "item": job.item, **origin.details}
+
+
+def put_clip(folder: Path, name: str, clip: Clip, told: Mapping[str, Any]) -> Path:
+    """The path of a clip, after it and its sidecar have been written.
+
+    Whoever finds a sidecar finds its clip whole: the old sidecar goes first, the new one comes last.
+    """
+    media, sidecar = media_path(folder, name), sidecar_path(folder, name)
+    sidecar.unlink(missing_ok=True)
+    write_clip(media, clip, 1 if clip.video is None else viewing_scale(*clip.video.shape[1:3]))
+    atomic_write_json(sidecar, {**told, "media_sha256": sha256_of(media)})
+    return media
+
+
+def is_whole(folder: Path, name: str, told: Mapping[str, Any]) -> bool:
+    """Whether a clip is the file that its sidecar, ``told``, was written for."""
+    media = media_path(folder, name)
+    return media.is_file() and sha256_of(media) == told.get("media_sha256")
 
 
 def finished(folder: Path, jobs: Sequence[Job], origin: Origin, overwrite: bool) -> set[str]:
@@ -123,8 +136,7 @@ def finished(folder: Path, jobs: Sequence[Job], origin: Origin, overwrite: bool)
         wanted = _identity(job, origin)
         other = [key for key, value in wanted.items() if told.get(key) != value]
         if not other:
-            media = media_path(folder, job.id)
-            if media.is_file() and sha256_of(media) == told.get("media_sha256"):
+            if is_whole(folder, job.id, told):
                 done.add(job.id)
         elif not overwrite:
             key = other[0]

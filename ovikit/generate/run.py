@@ -14,8 +14,7 @@ from ovikit.errors import UserError
 from ovikit.evaluation.protocols import PromptItem
 from ovikit.files import sha256_of
 from ovikit.generate.batch import Generator
-from ovikit.generate.jobs import Job, Origin, finished, groups, media_path, plan, sidecar_path, sweep, write_sidecar
-from ovikit.generate.media import viewing_scale, write_clip
+from ovikit.generate.jobs import Job, Origin, finished, groups, plan, put_clip, sidecar_of, sweep
 from ovikit.kernel.events import ClipFinished
 from ovikit.kernel.manager import fire, installed_plugins
 from ovikit.kernel.observe import observed
@@ -163,11 +162,7 @@ def _make(
         for job, clip in zip(batch, clips, strict=True):
             if job.id in done:
                 continue
-            path = media_path(folder, job.id)
-            # Whoever finds a sidecar finds its clip: the old one goes first, the new one comes last.
-            sidecar_path(folder, job.id).unlink(missing_ok=True)
-            write_clip(path, clip, 1 if clip.video is None else viewing_scale(*clip.video.shape[1:3]))
-            write_sidecar(folder, job, origin)
+            path = put_clip(folder, job.id, clip, sidecar_of(job, origin))
             made.append(job.id)
             fire(ClipFinished("generate", folder, job.id, path, job.prompt, job.seed, each))
             if watcher is not None:
