@@ -270,3 +270,18 @@ class Clip:
     frame_rate_hz: float
     sample_rate_hz: int
     truth: Mapping[str, Any] = field(default_factory=dict[str, Any])
+
+    @property
+    def modalities(self) -> tuple[Modality, ...]:
+        """What the clip has, video first."""
+        return AV(self.video, self.audio).modalities
+
+    def signal(self, modality: Modality) -> Float32[Tensor, "*samples"]:
+        """What a codec of that modality encodes: pixels in [-1, 1], or samples. KeyError where the clip has none."""
+        samples = AV(self.video, self.audio)[modality].float()
+        return samples / 127.5 - 1 if modality == "video" else samples
+
+    @staticmethod
+    def pixels(signal: Float[Tensor, "frames height width 3"]) -> UInt8[Tensor, "frames height width 3"]:
+        """Pixels of what a codec decodes, the inverse of ``signal``; values beyond [-1, 1] are cut off."""
+        return ((signal.clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8)

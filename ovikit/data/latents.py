@@ -107,7 +107,7 @@ def encode(
     for chunk in _chunks(source, CLIPS_AT_ONCE):
         for item in chunk:
             for modality in codecs.modalities:
-                if _samples(item, modality) is None:
+                if modality not in item.modalities:
                     lacking.setdefault(modality, []).append(item.name)
         if not lacking:  # else the rest is only looked through, so that one message names every clip
             for modality, codec in codecs.items():
@@ -145,21 +145,16 @@ def _chunks(source: ClipSource, size: int) -> Iterator[list[Clip]]:
         yield [source[index] for index in range(first, min(first + size, len(source)))]
 
 
-def _samples(clip: Clip, modality: Modality) -> Tensor | None:
-    return clip.video if modality == "video" else clip.audio
-
-
 def _encode(chunk: Sequence[Clip], modality: Modality, codec: Codec, form: ClipSpec) -> Tensor:
     wanted = (form.frames, form.height_px, form.width_px, 3) if modality == "video" else (form.samples,)
     samples: list[Tensor] = []
     for clip in chunk:
-        value = _samples(clip, modality)
-        assert value is not None  # the caller has looked
+        value = clip.signal(modality)
         if tuple(value.shape) != wanted:
             raise UserError(
                 f"clip {clip.name}: its {modality} is {tuple(value.shape)}, the recipe's clips are {wanted}"
             )
-        samples.append(value.float() / 127.5 - 1 if modality == "video" else value.float())
+        samples.append(value)
     found = codec.encode(torch.stack(samples)).float()
     for index in (~found.flatten(1).isfinite().all(dim=1)).nonzero().flatten().tolist():
         raise UserError(f"clip {chunk[index].name}: its {modality} encodes to NaN or Inf", "training.data")

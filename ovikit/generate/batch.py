@@ -26,13 +26,15 @@ from ovikit.types import AV, Clip, ClipSpec, Context, KeyValue, Modality, Text, 
 class BoundNetwork:
     """The velocity field of one batch: the model with its texts, ready for ``sample``.
 
-    contexts: by conditioning, the text as each tower sees it, with every layer's keys and values
+    contexts:    by conditioning, the text as each tower sees it, with every layer's keys and values
+    clean_steps: how many leading latent steps of each modality are given
     """
 
     model: JointModel
     contexts: Mapping[str, AV[Context]]
     grids: AV[TokenGrid]
     dtype: torch.dtype
+    clean_steps: AV[int] = AV()
 
     def __call__(self, x: AV[Tensor], told: AV[float], run: Pass) -> AV[Tensor]:
         """Velocity of each modality at the noise level ``told``."""
@@ -46,6 +48,7 @@ class BoundNetwork:
             sigma,
             self.contexts[run.conditioning],
             self.grids,
+            clean_steps=self.clean_steps,
             perturbation=run.perturbation,
         )
 
@@ -67,18 +70,18 @@ class Generator:
         self.device = torch.device(device)
         self.dtype = next(model.parameters()).dtype
         with torch.no_grad():
-            self._negative = self._contexts(
-                AV.of({m: [sampling.negative.get(m) or ""] for m in model.modalities}), copies=1
-            )
+            self._negative = self._contexts(AV.of({m: [sampling.negative.get(m) or ""] for m in model.modalities}))
 
-    def _contexts(self, prompts: AV[Sequence[str]], copies: int) -> AV[Context]:
+    def _contexts(self, prompts: AV[Sequence[str]]) -> AV[Context]:
+        """The texts as the towers see them, with every layer's keys and values. One text for both is encoded once."""
+
         def encode(texts: Sequence[str]) -> Text:
             return self.conditioner.encode(list(texts)).to(self.device, self.dtype)
 
         shared = prompts.video is not None and prompts.video == prompts.audio
         once = encode(next(prompts.values())) if shared else None
         texts = prompts.map(lambda one: encode(one) if once is None else once)
-        return self.model.embed_text(texts, cache=True).map(lambda context: _repeated(context, copies))
+        return self.model.embed_text(texts, cache=True)
 
     @torch.no_grad()
     def clips(self, jobs: Sequence[Job], callback: Callback | None = None) -> list[Clip]:
@@ -88,7 +91,7 @@ class Generator:
         """
         prompts = [job.prompt for job in jobs]
         contexts = {
-            PROMPT: self._contexts(AV.of(dict.fromkeys(self.model.modalities, prompts)), copies=1),
+            PROMPT: self._contexts(AV.of(dict.fromkeys(self.model.modalities, prompts))),
             NEGATIVE: self._negative.map(lambda context: _repeated(context, len(jobs))),
         }
         codecs = AV.of({m: self.codecs[m] for m in self.model.modalities})
@@ -114,10 +117,9 @@ class Generator:
 
 def clip_of(name: str, prompt: str, samples: AV[Tensor], form: ClipSpec) -> Clip:
     """A clip from what codecs decode: video (frames, height, width, 3) and audio (samples,), both in [-1, 1]."""
-    video = samples.map(lambda value: value.clamp(-1, 1)).video
-    pixels = None if video is None else ((video + 1) * 127.5).round().to(torch.uint8)
+    video = None if samples.video is None else Clip.pixels(samples.video)
     audio = None if samples.audio is None else samples.audio.clamp(-1, 1)
-    return Clip(name, prompt, pixels, audio, form.frame_rate_hz, form.sample_rate_hz)
+    return Clip(name, prompt, video, audio, form.frame_rate_hz, form.sample_rate_hz)
 
 
 def through_codecs(clip: Clip, codecs: AV[Codec], form: ClipSpec) -> Clip:
@@ -126,10 +128,7 @@ def through_codecs(clip: Clip, codecs: AV[Codec], form: ClipSpec) -> Clip:
     def again(codec: Codec, samples: Tensor) -> Tensor:
         return codec.decode(codec.encode(samples[None]))[0].float()
 
-    given = AV(
-        None if clip.video is None else clip.video.float() / 127.5 - 1,
-        clip.audio,
-    )
+    given = AV.of({modality: clip.signal(modality) for modality in codecs.modalities})
     return replace(clip_of(clip.name, clip.prompt, codecs.zip(given, again), form), truth=clip.truth)
 
 

@@ -132,7 +132,8 @@ class Codec(Protocol):
     def decode(self, latents: Float[Tensor, "b c *tyx"]) -> Float32[Tensor, "b ..."]: ...
 
     def fingerprint(self) -> str:
-        """Changes whenever the latents of a clip would change: name, version and options."""
+        """Changes whenever the latents of a clip, or what is decoded from them, would change: name, version and
+        options."""
         ...
 
 

@@ -33,11 +33,7 @@ def _rows(coefficients: Tensor, most: int) -> list[list[float]]:
 
 
 def _bare(codec: BlockDct | MelDct, clips: list[Clip]) -> Tensor:
-    parts = []
-    for clip in clips:
-        samples = clip.video.float() / 127.5 - 1.0 if isinstance(codec, BlockDct) else clip.audio
-        parts.append(codec.coefficients(samples[None]))
-    return torch.cat(parts)
+    return torch.cat([codec.coefficients(clip.signal(codec.modality)[None]) for clip in clips])
 
 
 def main() -> None:

@@ -68,4 +68,5 @@ class MelDct:
         return waveform_of(self.decode_mel(latents), self.clip.samples, self.iterations, silence=self.floor)
 
     def fingerprint(self) -> str:
-        return f"mel-dct/{VERSION}/{self.channels}/{self.floor}/{self.emphasis}/{self.zone.digest()}"
+        options = f"{self.channels}/{self.floor}/{self.emphasis}/{self.iterations}"
+        return f"mel-dct/{VERSION}/{options}/{self.zone.digest()}"

@@ -181,3 +181,9 @@ def test_word_order_is_told_and_long_prompts_are_cut() -> None:
     swapped = conditioner.encode(["red ball", "ball red"]).tokens
     assert (swapped[0, 0] - swapped[1, 1]).abs().max() > 0.05
     assert conditioner.encode(["one two three four five six"]).tokens.shape[1] == 4
+
+
+def test_a_fingerprint_tells_apart_what_is_decoded_differently() -> None:
+    """Ground-truth clips are kept by it: they must be made again when Griffin-Lim runs longer."""
+    few, many = (MelDct(CLIP, channels=16, floor=-3.0, emphasis=0.0, iterations=n) for n in (4, 32))
+    assert few.fingerprint() != many.fingerprint()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from ovikit.types import AV, ClipSpec, TokenGrid
+from ovikit.types import AV, Clip, ClipSpec, TokenGrid
 
 
 def test_pair_maps_only_what_is_there() -> None:
@@ -61,3 +61,15 @@ def test_grids_are_keys() -> None:
 def test_clip_spec_counts_frames_and_samples() -> None:
     spec = ClipSpec(duration_s=2.0, height_px=64, width_px=64, frame_rate_hz=24.0, sample_rate_hz=16000)
     assert (spec.frames, spec.samples) == (48, 32000)
+
+
+def test_every_pixel_comes_back_from_its_signal() -> None:
+    levels = torch.arange(256, dtype=torch.uint8).reshape(1, 16, 16, 1).expand(1, 16, 16, 3)
+    clip = Clip("c", "", levels, None, 24.0, 16000)
+    signal = clip.signal("video")
+    assert (signal.min(), signal.max()) == (-1.0, 1.0)
+    assert torch.equal(Clip.pixels(signal), levels)
+    assert torch.equal(Clip.pixels(signal * 999), torch.where(levels < 128, 0, 255).to(torch.uint8))
+    assert clip.modalities == ("video",)
+    with pytest.raises(KeyError, match="no audio"):
+        clip.signal("audio")

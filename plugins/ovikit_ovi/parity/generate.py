@@ -13,13 +13,13 @@ import torch
 from torch import Tensor
 
 from ovikit.errors import UserError
+from ovikit.generate.batch import BoundNetwork
 from ovikit.networks.joint import JointModel
 from ovikit.numerics.guidance import NEGATIVE, PROMPT, ClassifierFree
-from ovikit.numerics.protocols import Network, Pass
 from ovikit.numerics.sample import sample
 from ovikit.numerics.schedule import ShiftedSchedule
 from ovikit.numerics.solver.unipc import UniPC
-from ovikit.types import AV, MODALITIES, Context, TokenGrid
+from ovikit.types import AV, MODALITIES
 from ovikit_ovi.parity.golden import Golden, build_model, grid_of, latents_in, latents_out, text_in
 
 RELEASED_START = 0.999  # first noise level of the released grid, before the shift
@@ -31,24 +31,6 @@ def weights_beside(golden: Golden) -> Golden:
     if not path.is_file():
         raise UserError("the weights of this file are missing", str(path), f"{golden.path.name} needs it beside it")
     return Golden.read(path)
-
-
-def bind(
-    model: JointModel,
-    contexts: Mapping[str, AV[Context]],
-    grids: AV[TokenGrid],
-    clean_steps: AV[int],
-    dtype: torch.dtype,
-) -> Network:
-    """The network of ``sample``: the model with the contexts of one clip."""
-
-    def network(x: AV[Tensor], told: AV[float], run: Pass) -> AV[Tensor]:
-        sigma = x.zip(told, lambda latents, level: torch.full((len(latents),), level, dtype=torch.float64))
-        context = contexts[run.conditioning]
-        x = x.map(lambda latents: latents.to(dtype))
-        return model(x, sigma, context, grids, clean_steps=clean_steps, perturbation=run.perturbation)
-
-    return network
 
 
 def _run(golden: Golden, case: str, options: Mapping[str, Any], model: JointModel, dtype: torch.dtype) -> AV[Tensor]:
@@ -66,7 +48,7 @@ def _run(golden: Golden, case: str, options: Mapping[str, Any], model: JointMode
     skipped = options.get("slg")
     guidance = ClassifierFree(AV(options["gv"], options["ga"]), () if skipped is None else (skipped,))
     schedule = ShiftedSchedule(options["shift"], start=RELEASED_START, whole_timesteps=True)
-    network = bind(model, contexts, grids, clean.map(lambda first: first.shape[2]), dtype)
+    network = BoundNetwork(model, contexts, grids, dtype, clean.map(lambda first: first.shape[2]))
     return sample(network, noise, schedule, UniPC("float32"), guidance, options["steps"], clean=clean)
 
 
