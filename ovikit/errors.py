@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 
 class UserError(Exception):
     """What is wrong, where, and what to do about it."""
@@ -14,3 +16,9 @@ class UserError(Exception):
         """``where: what`` and, on a line of its own, the hint."""
         head = f"{self.where}: {self.what}" if self.where else self.what
         return f"{head}\n  {self.hint}" if self.hint else head
+
+
+def listed(names: Sequence[str], most: int = 10) -> str:
+    """``a, b and 3 more``: as many names as a message bears."""
+    more = f" and {len(names) - most} more" if len(names) > most else ""
+    return ", ".join(names[:most]) + more

@@ -12,7 +12,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from ovikit.checkpoints.format import CheckpointFormat
-from ovikit.errors import UserError
+from ovikit.errors import UserError, listed
 from ovikit.files import atomic_path
 
 _SHOWN = 5
@@ -52,11 +52,6 @@ def write_tensors(path: Path | str, tensors: Mapping[str, Tensor], metadata: Map
         save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, str(temporary), dict(metadata))
 
 
-def _some(names: list[str]) -> str:
-    more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
-    return ", ".join(names[:_SHOWN]) + more
-
-
 def check_names_and_shapes(model: nn.Module, tensors: Mapping[str, Tensor], where: str) -> None:
     """Raises a UserError that lists every missing, unexpected and misshapen tensor."""
     wanted = model.state_dict()
@@ -70,7 +65,7 @@ def check_names_and_shapes(model: nn.Module, tensors: Mapping[str, Tensor], wher
     problems = []
     for label, names in (("missing", missing), ("not in the model", unexpected), ("of another shape", misshapen)):
         if names:
-            problems.append(f"{len(names)} tensors {label}: {_some(names)}")
+            problems.append(f"{len(names)} tensors {label}: {listed(names, _SHOWN)}")
     if problems:
         raise UserError(
             "these weights are not of this model; " + "; ".join(problems),

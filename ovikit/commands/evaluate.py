@@ -14,7 +14,7 @@ from ovikit.errors import UserError
 if TYPE_CHECKING:
     from rich.table import Table
 
-    from ovikit.evaluation.results import Derived, MetricResult, Number, Results
+    from ovikit.evaluation.results import Results
 
 
 def app_command(cli: typer.Typer) -> None:
@@ -61,9 +61,10 @@ def evaluate(
         raise UserError(
             f"the clips come without {LOCK}", str(clips), "give the recipe in whose form they are: --recipe"
         )
+    made_by = load_recipe(lock)
     folder, kept = out or clips.parent, truth or clips.parent / "truth"
     with evaluation_progress(console) as shown:
-        results = run_evaluation(found, load_recipe(lock), clips, kept, told=shown)
+        results = run_evaluation(found, made_by, clips, kept, told=shown)
     write_results(results, folder / "results.json")
     console.print(results_table(results))
     console.print(f"results: {folder / 'results.json'}", highlight=False)
@@ -71,9 +72,8 @@ def evaluate(
         from ovikit.evaluation.report import Folders, write_report
         from ovikit.evaluation.runner import build_bench
 
-        found_recipe = load_recipe(lock)
-        bench = build_bench(found, found_recipe)
-        path = write_report(results, found_recipe, bench, Folders(clips, kept, clips.parent), folder / "report.html")
+        folders = Folders(clips, kept, clips.parent)
+        path = write_report(results, made_by, build_bench(found, made_by), folders, folder / "report.html")
         console.print(f"report:  {path}", highlight=False)
 
 
@@ -81,6 +81,8 @@ def results_table(results: Results) -> Table:
     """The metrics of a run, each between its chance and its ceiling."""
     from rich import box
     from rich.table import Table
+
+    from ovikit.evaluation.words import show_interval, show_number, show_share
 
     title = f"{results.recipe.name} on {results.suite.name} ({results.profile})"
     table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, padding=(0, 1), pad_edge=False)
@@ -91,7 +93,7 @@ def results_table(results: Results) -> Table:
         table.add_row(
             f"{name} {arrow}",
             show_number(metric.value, metric),
-            show_interval(metric, metric),
+            show_interval(metric.interval, metric),
             show_number(None if metric.chance is None else metric.chance.value, metric),
             show_number(None if metric.ceiling is None else metric.ceiling.value, metric),
             show_share(metric.share),
@@ -107,23 +109,3 @@ def results_table(results: Results) -> Table:
     if reasons:
         table.caption += "\nunscored: " + "; ".join(f"{reason} ({count})" for reason, count in reasons.most_common())
     return table
-
-
-def _digits(metric: MetricResult) -> int:
-    """Decimals that make sense for a metric: more for numbers up to 1."""
-    top = metric.range[1]
-    return 3 if top is not None and top <= 1 else 1
-
-
-def show_number(value: float | None, metric: MetricResult) -> str:
-    return "-" if value is None else f"{value:.{_digits(metric)}f}"
-
-
-def show_interval(number: Number | Derived, metric: MetricResult) -> str:
-    if number.interval is None:
-        return "-"
-    return "–".join(f"{bound:.{_digits(metric)}f}" for bound in number.interval)
-
-
-def show_share(share: Derived | None) -> str:
-    return "-" if share is None else f"{100 * share.value:.0f} %"

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Literal
 
 from ovikit.data.video import Probe, probe, read_window
-from ovikit.errors import UserError
+from ovikit.errors import UserError, listed
 from ovikit.files import sha256_of
 from ovikit.types import Clip, ClipSpec
 
@@ -125,7 +125,7 @@ def find_videos(folder: Path, recursive: bool) -> list[Path]:
     root = folder.resolve()
     outside = [path for path in found if not path.resolve().is_relative_to(root)]
     if outside:
-        raise UserError(f"links that lead out of the folder are not followed: {_some(outside)}", str(folder))
+        raise UserError(f"links that lead out of the folder are not followed: {_named(outside)}", str(folder))
     return found
 
 
@@ -172,10 +172,9 @@ def _probe_all(files: Sequence[Path]) -> dict[Path, Probe]:
 def _refuse(files: Sequence[Path], choice: Choice, why: str, option: str) -> None:
     if files and choice == "refuse":
         raise UserError(
-            f"{len(files)} videos {why}: {_some(files)}", "training.data", f"{option}: skip leaves them out"
+            f"{len(files)} videos {why}: {_named(files)}", "training.data", f"{option}: skip leaves them out"
         )
 
 
-def _some(files: Sequence[Path], most: int = 10) -> str:
-    shown = ", ".join(file.name for file in files[:most])
-    return shown if len(files) <= most else f"{shown} and {len(files) - most} more"
+def _named(files: Sequence[Path]) -> str:
+    return listed([file.name for file in files])

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from ovikit.checkpoints.load import read_tensors, write_tensors
-from ovikit.errors import UserError
+from ovikit.errors import UserError, listed
 from ovikit.networks.protocols import ClipSource, Codec, Conditioner
 from ovikit.types import AV, Clip, ClipSpec, Modality, Text
 
@@ -118,7 +118,7 @@ def encode(
             progress(len(names), total)
     for modality, without in lacking.items():
         raise UserError(
-            f"{len(without)} of {total} clips have no {modality}, which is to be trained: {_some(without)}",
+            f"{len(without)} of {total} clips have no {modality}, which is to be trained: {listed(without)}",
             "training.data",
             f"leave these clips out, or train without {modality}",
         )
@@ -159,11 +159,6 @@ def _encode(chunk: Sequence[Clip], modality: Modality, codec: Codec, form: ClipS
     for index in (~found.flatten(1).isfinite().all(dim=1)).nonzero().flatten().tolist():
         raise UserError(f"clip {chunk[index].name}: its {modality} encodes to NaN or Inf", "training.data")
     return found
-
-
-def _some(names: Sequence[str], most: int = 10) -> str:
-    shown = ", ".join(names[:most])
-    return shown if len(names) <= most else f"{shown} and {len(names) - most} more"
 
 
 def write_cache(path: Path, clips: LatentClips, mark: str) -> None:

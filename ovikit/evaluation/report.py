@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -12,8 +11,9 @@ from ovikit.errors import UserError
 from ovikit.evaluation.features import ItemFeatures, clip_features
 from ovikit.evaluation.figures import draw_clip, onsets_of, training_chart
 from ovikit.evaluation.protocols import Unscored
-from ovikit.evaluation.results import Derived, MetricResult, Results
+from ovikit.evaluation.results import MetricResult, Results
 from ovikit.evaluation.runner import Bench
+from ovikit.evaluation.words import show_interval, show_number, show_share
 from ovikit.extras import require
 from ovikit.files import atomic_write_text
 from ovikit.generate.jobs import media_path
@@ -71,7 +71,7 @@ def write_report(results: Results, recipe: Recipe, bench: Bench, folders: Folder
         loader=jinja2.PackageLoader("ovikit.evaluation", "."), autoescape=True, undefined=jinja2.StrictUndefined,
         trim_blocks=True, lstrip_blocks=True,
     )  # fmt: skip
-    environment.filters |= {"number": _number, "interval": _interval, "percent": _percent}
+    environment.filters |= {"number": show_number, "interval": show_interval, "percent": show_share}
     home, figures = path.parent, path.with_suffix("")
     figures = figures.with_name(f"{figures.name}-figures")
     items = [
@@ -118,21 +118,3 @@ def _side(bench: Bench, folder: Path, name: str, figure: Path, home: Path) -> di
         return {"media": _relative(media, home), "figure": None, "reason": error.what}
     draw_clip(replace(clip, name=name), onsets_of(features), figure)
     return {"media": _relative(media, home), "figure": _relative(figure, home), "reason": None}
-
-
-def digits(metric: MetricResult) -> int:
-    """Decimals that make sense for a metric: more for numbers up to 1."""
-    top = metric.range[1]
-    return 3 if top is not None and top <= 1 else 1
-
-
-def _number(value: float | None, metric: MetricResult) -> str:
-    return "–" if value is None else f"{value:.{digits(metric)}f}"
-
-
-def _interval(interval: Sequence[float] | None, metric: MetricResult) -> str:
-    return "" if interval is None else " – ".join(f"{bound:.{digits(metric)}f}" for bound in interval)
-
-
-def _percent(share: Derived | None) -> str:
-    return "–" if share is None else f"{100 * share.value:.0f} %"
