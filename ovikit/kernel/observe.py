@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -25,7 +25,7 @@ class ObservedRun:
 
 
 @contextmanager
-def observed(command: Command, run: Path, recipe: str, digest: str) -> Iterator[ObservedRun]:
+def observed(command: Command, run: Path, recipe: str, digest: str) -> Generator[ObservedRun, None, None]:
     """Tells the observers that a command begins to write into the folder ``run``, and how it ended."""
     fire(RunStarted(command, run, recipe, digest))
     began, told = time.monotonic(), ObservedRun()
