@@ -15,16 +15,30 @@ from torch import Tensor, nn
 from ovikit.networks.protocols import Attend, Backbone, Block, Positions
 from ovikit.networks.rotary import rotation
 from ovikit.networks.stages import run_block
-from ovikit.types import AV, Context, Modality, NoiseConditioning, Perturbation, Rotation, Stream, Text, TokenGrid
+from ovikit.types import (
+    AV,
+    MODALITIES,
+    Context,
+    Modality,
+    NoiseConditioning,
+    Perturbation,
+    Rotation,
+    Stream,
+    Text,
+    TokenGrid,
+)
 
 
 class PairLayer(nn.Module):
-    """Layer i of both towers with its share of the fusion: the unit that checkpointing, compile and FSDP wrap."""
+    """Layer i of both towers with its share of the fusion: the unit that checkpointing, compile and FSDP wrap.
+
+    Beyond the last block of the shallower tower there is one block, which runs alone.
+    """
 
     def __init__(self, blocks: AV[nn.Module], fusion: nn.Module | None, attend: Attend) -> None:
         super().__init__()
         self.blocks = nn.ModuleDict(dict(blocks.items()))
-        self.fusion = fusion
+        self.fusion = fusion if len(self.blocks) == 2 else None
         self.attend = attend
 
     def block(self, modality: Modality) -> Block:
@@ -77,7 +91,7 @@ class JointModel(nn.Module):
 
     @property
     def modalities(self) -> tuple[Modality, ...]:
-        return tuple(m for m in ("video", "audio") if m in self.towers)
+        return tuple(m for m in MODALITIES if m in self.towers)
 
     def embed_text(self, text: AV[Text], cache: bool) -> AV[Context]:
         """The text as each tower sees it. ``cache`` also keeps every layer's keys and values: for sampling,

@@ -23,13 +23,15 @@ def drawn(*shape: int, seed: int) -> Tensor:
     return torch.randn(shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
 
 
-def build(modalities: tuple[str, ...] = ("video", "audio"), fused: bool = True) -> JointModel:
+def build(modalities: tuple[str, ...] = ("video", "audio"), fused: bool = True, audio_depth: int = DEPTH) -> JointModel:
     """A tiny model with every weight random: also those that training starts at zero."""
     options = {
-        "width": WIDTH, "feed_forward_width": 48, "heads": HEADS, "depth": DEPTH, "text_length": 6,
-        "frequency_width": 16,
+        "width": WIDTH, "feed_forward_width": 48, "heads": HEADS, "text_length": 6, "frequency_width": 16,
     }  # fmt: skip
-    towers = {"video": OviTower("video", 3, 10, **options), "audio": OviTower("audio", 5, 10, **options)}
+    towers = {
+        "video": OviTower("video", 3, 10, depth=DEPTH, **options),
+        "audio": OviTower("audio", 5, 10, depth=audio_depth, **options),
+    }
     pair = AV(WIDTH, WIDTH), AV(HEADS, HEADS)
     fusion = ovi_fusion(DEPTH, *pair, sdpa) if fused else [None] * DEPTH
     model = JointModel(AV.of({m: towers[m] for m in modalities}), fusion, IndexPositions(0.4), sdpa)
@@ -118,6 +120,22 @@ def test_a_fusion_that_reads_nothing_is_neutral(model: JointModel) -> None:
                 parameter.zero_()
     cut = velocity(silent, *inputs(), perturbation=Perturbation(cut_fusion=True))
     assert close(velocity(silent, *inputs()), cut)
+
+
+@pytest.mark.parametrize("cache", [True, False])
+def test_beyond_the_shallower_tower_the_deeper_one_runs_alone(cache: bool) -> None:
+    uneven = build(audio_depth=DEPTH - 1)
+    assert uneven.layers[DEPTH - 2].fusion is not None
+    assert not any(name.startswith(f"layers.{DEPTH - 1}.fusion") for name in uneven.state_dict())
+    out = velocity(uneven, *inputs(), cache=cache)
+    even = build()
+    names = uneven.state_dict().keys()
+    even.load_state_dict(uneven.state_dict(), strict=False)
+    last = Perturbation(skip_layers=(DEPTH - 1,))
+    assert names < even.state_dict().keys()
+    assert close(velocity(uneven, *inputs(), perturbation=last), velocity(even, *inputs(), perturbation=last))
+    assert torch.equal(out["audio"], velocity(even, *inputs(), perturbation=last)["audio"])
+    assert not torch.allclose(out["video"], velocity(even, *inputs(), perturbation=last)["video"])
 
 
 def test_skipping_every_layer_leaves_embedding_and_head(model: JointModel) -> None:
