@@ -86,8 +86,8 @@ def gated(
     return x + torch.cat([part * value for part, value in per_span(update, gate, spans)], dim=1)
 
 
-class SelfAttention(nn.Module):
-    """Projections and norms of attention; the attending itself is injected elsewhere."""
+class AttentionProjections(nn.Module):
+    """Projections and norms of one attention, over the own stream or over the text; the attending is injected."""
 
     def __init__(self, width: int, heads: int, eps: float) -> None:
         super().__init__()
@@ -118,9 +118,9 @@ class OviBlock(nn.Module):
     def __init__(self, width: int, feed_forward_width: int, heads: int, eps: float) -> None:
         super().__init__()
         self.norm1 = nn.LayerNorm(width, eps=eps, elementwise_affine=False)
-        self.self_attn = SelfAttention(width, heads, eps)
+        self.self_attn = AttentionProjections(width, heads, eps)
         self.context_norm = nn.LayerNorm(width, eps=eps)
-        self.context_attn = SelfAttention(width, heads, eps)
+        self.context_attn = AttentionProjections(width, heads, eps)
         self.norm2 = nn.LayerNorm(width, eps=eps, elementwise_affine=False)
         self.ffn = nn.Sequential(
             nn.Linear(width, feed_forward_width), nn.GELU(approximate="tanh"), nn.Linear(feed_forward_width, width)
