@@ -21,10 +21,13 @@ Precisions = Annotated[list[str] | None, typer.Option("--dtype", help="float64 o
 def parity(files: Files, dtype: Precisions = None) -> None:
     """Compare this machine with recordings of the released Ovi code.
 
-    Prints the largest relative error, max |a - b| / max |b|, of each case and tensor. A file's kind is the start of its
-    name; generate_X takes its weights from the fusion_X beside it. The exit status is 1 if anything is above tolerance.
+    Prints the largest relative error, max |a - b| / max |b|, of each case and tensor.
 
-    Example: ovikit parity tests/parity/golden/*.safetensors
+    A file's kind is the start of its name; generate_X takes its weights from the fusion_X beside it.
+
+    The exit status is 1 if anything is above tolerance.
+
+    Example: ovikit parity tests/parity/golden/{fusion,generate}_tiny.safetensors
     """
     wanted = tuple(dtype or PRECISIONS)
     if unknown := [name for name in wanted if name not in PRECISIONS]:
@@ -34,7 +37,10 @@ def parity(files: Files, dtype: Precisions = None) -> None:
     from rich.console import Console
     from rich.table import Table
 
-    from ovikit_ovi.parity.run import compare
+    from ovikit_ovi.parity.run import compare, kind_of
+
+    for path in files:
+        kind_of(path)
 
     table = Table("file", "case", "tensor", "precision")
     for heading in ("largest relative error", "tolerance", "agrees"):

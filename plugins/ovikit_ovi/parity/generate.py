@@ -20,7 +20,7 @@ from ovikit.numerics.sample import sample
 from ovikit.numerics.schedule import ShiftedSchedule
 from ovikit.numerics.solver.unipc import UniPC
 from ovikit.types import AV, MODALITIES
-from ovikit_ovi.parity.golden import Golden, build_model, grid_of, latents_in, latents_out, text_in
+from ovikit_ovi.parity.golden import Golden, build_model, grid_of, latents_in, latents_out, skipped_layers, text_in
 
 RELEASED_START = 0.999  # first noise level of the released grid, before the shift
 
@@ -45,11 +45,12 @@ def _run(golden: Golden, case: str, options: Mapping[str, Any], model: JointMode
         AV(latents_in("video", golden.need(case, "first_frame_latent"), torch.float32)) if options.get("i2v") else AV()
     )
     grids = AV.of({m: grid_of(m, x) for m, x in noise.items()})
-    skipped = options.get("slg")
-    guidance = ClassifierFree(AV(options["gv"], options["ga"]), () if skipped is None else (skipped,))
-    schedule = ShiftedSchedule(options["shift"], start=RELEASED_START, whole_timesteps=True)
+    scales = AV(golden.option(case, "gv"), golden.option(case, "ga"))
+    guidance = ClassifierFree(scales, skipped_layers(options.get("slg")))
+    schedule = ShiftedSchedule(golden.option(case, "shift"), start=RELEASED_START, whole_timesteps=True)
+    steps = golden.option(case, "steps")
     network = BoundNetwork(model, contexts, grids, dtype, clean.map(lambda first: first.shape[2]))
-    return sample(network, noise, schedule, UniPC("float32"), guidance, options["steps"], clean=clean)
+    return sample(network, noise, schedule, UniPC("float32"), guidance, steps, clean=clean)
 
 
 @torch.inference_mode()

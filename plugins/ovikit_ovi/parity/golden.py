@@ -6,7 +6,8 @@ in the metadata. Video latents are ``(c, t, y, x)``, audio latents ``(t, c)``, t
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import re
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ovikit.checkpoints.keymap import UnmappedError
 from ovikit.checkpoints.load import load_into, parse_json_metadata, read_tensors
 from ovikit.errors import UserError
 from ovikit.networks.attention import sdpa
@@ -24,6 +26,7 @@ from ovikit_ovi.fusion import ovi_fusion
 from ovikit_ovi.positions import IndexPositions
 from ovikit_ovi.tower import OviTower
 
+_OUTPUT = re.compile(r"cases\..+\.out_(video|audio)")
 SECONDS_PER_STEP = 1.0  # index-based positions do not read the time, but a grid has one
 
 
@@ -37,13 +40,35 @@ class Golden:
 
     @classmethod
     def read(cls, path: Path) -> Golden:
+        if not path.is_file():
+            raise UserError("there is no such file", str(path))
         tensors, metadata = read_tensors(path)
         return cls(path, tensors, metadata)
 
     def cases(self) -> dict[str, dict[str, Any]]:
         """The options of each case."""
         found = parse_json_metadata(self.metadata, "cases", str(self.path))
+        wrong = [name for name, options in found.items() if not isinstance(options, dict)]
+        if wrong:
+            raise UserError(f"the options of case {wrong[0]} are not a mapping", str(self.path))
         return {name: dict(options) for name, options in found.items() if isinstance(options, dict)}
+
+    def refuse_uncompared(self, compared: Collection[tuple[str, str]]) -> None:
+        """UserError where nothing was compared, or an output was recorded that no replay came to."""
+        recorded = {tuple(name.split(".", 1)[1].rsplit(".", 1)) for name in self.tensors if _OUTPUT.fullmatch(name)}
+        left = sorted(recorded - set(compared))
+        if left:
+            case, output = left[0]
+            raise UserError(f"{output} of case {case} was recorded without what makes it", str(self.path))
+        if not compared:
+            raise UserError("there is nothing in this file to compare with", str(self.path))
+
+    def option(self, case: str, name: str) -> Any:
+        """An option that a case must have."""
+        options = self.cases().get(case, {})
+        if name not in options:
+            raise UserError(f"case {case} lacks the option {name!r}", str(self.path))
+        return options[name]
 
     def get(self, case: str, tensor: str) -> Tensor | None:
         return self.tensors.get(f"cases.{case}.{tensor}")
@@ -78,8 +103,8 @@ def _tower(modality: Modality, config: Mapping[str, Any], where: str) -> OviTowe
     )
 
 
-def build_model(golden: Golden, dtype: torch.dtype) -> JointModel:
-    """The model with the file's weights, put in through the checkpoint format."""
+def empty_model(golden: Golden) -> JointModel:
+    """The model that the file's configurations describe, its weights still to come."""
     where = str(golden.path)
     configs = {m: parse_json_metadata(golden.metadata, f"{m}_config", where) for m in MODALITIES}
     try:
@@ -89,13 +114,21 @@ def build_model(golden: Golden, dtype: torch.dtype) -> JointModel:
         raise UserError(f"a tower's configuration lacks {error}", where) from error
     width, heads = towers.map(lambda tower: tower.width), towers.map(lambda tower: tower.heads)
     fusion = ovi_fusion(towers["video"].depth, width, heads, sdpa)
-    model = JointModel(AV(towers.video, towers.audio), fusion, IndexPositions(scale), sdpa)
+    return JointModel(AV(towers.video, towers.audio), fusion, IndexPositions(scale), sdpa)
+
+
+def build_model(golden: Golden, dtype: torch.dtype) -> JointModel:
+    """The model with the file's weights, put in through the checkpoint format."""
+    where, model = str(golden.path), empty_model(golden).to(dtype)
     official = {
         name.removeprefix("weights."): value.to(dtype)
         for name, value in golden.tensors.items()
         if name.startswith("weights.")
     }
-    load_into(model.to(dtype), ovi_format().keymap.to_ours(official), where)
+    try:
+        load_into(model, ovi_format().keymap.to_ours(official), where)
+    except UnmappedError as error:
+        raise UserError(f"the released model has no weight named {error}", where) from error
     return model.eval()
 
 
@@ -107,6 +140,11 @@ def latents_in(modality: Modality, recorded: Tensor, dtype: torch.dtype) -> Tens
 def latents_out(modality: Modality, ours: Tensor) -> Tensor:
     """The recorded layout of our latents, the inverse of ``latents_in``."""
     return ours[0] if modality == "video" else ours[0].T
+
+
+def skipped_layers(recorded: int | None) -> tuple[int, ...]:
+    """The layers that a recorded option skips. As in the released code, none and layer 0 are both no layer."""
+    return (recorded,) if recorded is not None and recorded > 0 else ()
 
 
 def text_in(recorded: Tensor, dtype: torch.dtype) -> Text:

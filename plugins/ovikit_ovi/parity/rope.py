@@ -10,11 +10,13 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
+from ovikit.errors import UserError
 from ovikit.types import TokenGrid
 from ovikit_ovi.parity.golden import SECONDS_PER_STEP, Golden
 from ovikit_ovi.positions import IndexPositions, axis_channels
 
 RELEASED_SCALE, RELEASED_HEAD_WIDTH = 0.19676, 128
+CASES = ("unscaled", "scaled")
 
 
 def affinity(positions: IndexPositions, audio: int, video: int, head_width: int) -> Tensor:
@@ -32,5 +34,12 @@ def replay(golden: Golden, dtype: torch.dtype) -> Iterator[tuple[str, str, Tenso
     head_width = int(golden.metadata.get("head_dim", RELEASED_HEAD_WIDTH))
     for name, recorded in sorted(golden.tensors.items()):
         case = name.removeprefix("affinity.")
+        if case not in CASES or recorded.ndim != 2:
+            raise UserError(f"{name!r} is no affinity map", str(golden.path), f"there are: {', '.join(CASES)}")
         positions = IndexPositions(1.0 if case == "unscaled" else float(golden.metadata.get("scale", RELEASED_SCALE)))
-        yield case, "affinity", affinity(positions, *recorded.shape, head_width).to(dtype), recorded
+        yield (
+            case,
+            "affinity",
+            affinity(positions, recorded.shape[0], recorded.shape[1], head_width).to(dtype),
+            recorded,
+        )

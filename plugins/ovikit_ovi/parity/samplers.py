@@ -50,14 +50,16 @@ def replay(golden: Golden, dtype: torch.dtype) -> Iterator[tuple[str, str, Tenso
         found = _NAME.fullmatch(case)
         if found is None or found["solver"] not in _RELEASED:
             raise UserError(
-                f"no sampler is called {case!r}", hint=f"known: {', '.join(_RELEASED)}, as in unipc.steps10.shift5"
+                f"no sampler is called {case!r}",
+                str(golden.path),
+                f"known: {', '.join(_RELEASED)}, as in unipc.steps10.shift5",
             )
         make_schedule, make_solver = _RELEASED[found["solver"]]
         schedule = make_schedule(float(found["shift"]))
         solver = make_solver("float32" if dtype == torch.float32 else "float64")
         absent = [name for name in ("sigmas", "timesteps", "trajectory") if f"{case}.{name}" not in tensors]
         if absent:
-            raise UserError(f"sampler {case!r} has no {', '.join(absent)}")
+            raise UserError(f"sampler {case!r} has no {', '.join(absent)}", str(golden.path))
         start = tensors[f"{case}.trajectory"][0].to(dtype)
         ours = _run(schedule, solver, int(found["steps"]), start)
         for name, value in ours.items():
