@@ -14,6 +14,7 @@ from urllib.parse import unquote, urlparse
 
 from ovikit.builtin_data import DATASETS
 from ovikit.builtin_numerics import COMPONENTS as NUMERICS
+from ovikit.files import writing
 from ovikit.kernel.component import Component, NoOptions
 from ovikit.kernel.events import ClipFinished, Event, RecipeValidated, RunFailed, RunFinished, RunStarted
 from ovikit.kernel.hookspecs import hookimpl
@@ -129,6 +130,8 @@ def _record(event: Event, run: Path) -> None:
     """Adds a line to the run's journal, ``events.jsonl``."""
     line: dict[str, Any] = {"time": datetime.now(UTC).isoformat(timespec="seconds"), "event": event.hook}
     line |= {key: str(value) if isinstance(value, Path) else value for key, value in asdict(event).items()}
-    run.mkdir(parents=True, exist_ok=True)
-    with open(run / EVENTS, "a", encoding="utf-8") as journal:
-        journal.write(json.dumps(line, ensure_ascii=False) + "\n")
+    path = run / EVENTS
+    with writing(path):
+        run.mkdir(parents=True, exist_ok=True)
+        with path.open("a", encoding="utf-8") as journal:
+            journal.write(json.dumps(line, ensure_ascii=False) + "\n")

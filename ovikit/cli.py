@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import sys
 from collections.abc import Sequence
 from importlib import import_module
@@ -46,7 +47,7 @@ def build_app() -> typer.Typer:
         add_completion=False,
         rich_markup_mode="rich",
         pretty_exceptions_enable=False,
-        help="Joint audio-video diffusion. Every part is a plugin, every experiment a recipe.",
+        help="Joint audio-video diffusion. Every part is a plugin, every experiment a recipe. Example: ovikit demo",
     )
 
     @app.callback()
@@ -69,6 +70,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
         build_app()(args=list(sys.argv[1:] if arguments is None else arguments))
     except UserError as error:
         typer.echo(f"error: {error.render()}", err=True)
+        sys.exit(2)
+    except OSError as error:
+        if error.filename is None:
+            raise
+        # A file that cannot be opened is the user's to mend, whichever command wanted it.
+        typer.echo(f"error: {os.fspath(error.filename)}: {error.strerror}", err=True)
         sys.exit(2)
     except KeyboardInterrupt:
         # Before a command began: _Group speaks for the rest.

@@ -5,28 +5,59 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import shutil
 import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from ovikit.errors import UserError
+
+_FULL_BYTES = 64 * 1024
+"""A disk with less room than this is full."""
+
+
+@contextmanager
+def writing(path: Path | str) -> Iterator[None]:
+    """UserError naming ``path`` where it cannot be written: not allowed, no space left, a folder in its place."""
+    try:
+        yield
+    except UserError:
+        raise
+    except Exception as error:
+        # Libraries tell a full disk in words of their own: PyTorch of positions, safetensors of serialising.
+        if _full(Path(path).parent):
+            raise UserError("it cannot be written: the disk is full", str(path)) from error
+        if isinstance(error, OSError):
+            raise UserError(f"it cannot be written: {error.strerror or error}", str(path)) from error
+        raise
+
+
+def _full(folder: Path) -> bool:
+    return folder.is_dir() and shutil.disk_usage(folder).free < _FULL_BYTES
+
 
 @contextmanager
 def atomic_path(path: Path | str) -> Iterator[Path]:
-    """A temporary path beside ``path`` with its suffix: renamed to ``path`` on success, removed on failure."""
+    """A temporary path beside ``path`` with its suffix: renamed to ``path`` on success, removed on failure.
+
+    UserError where the file cannot be written.
+    """
     path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(prefix=f".{path.stem}-", suffix=path.suffix, dir=path.parent)
-    os.close(handle)
+    with writing(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle, name = tempfile.mkstemp(prefix=f".{path.stem}-", suffix=path.suffix, dir=path.parent)
+        os.close(handle)
     temporary = Path(name)
     try:
-        yield temporary
-        # mkstemp makes files private; a finished file gets the permissions that any new file would have.
-        mask = os.umask(0)
-        os.umask(mask)
-        temporary.chmod(0o666 & ~mask)
-        os.replace(temporary, path)
+        with writing(path):
+            yield temporary
+            # mkstemp makes files private; a finished file gets the permissions that any new file would have.
+            mask = os.umask(0)
+            os.umask(mask)
+            temporary.chmod(0o666 & ~mask)
+            os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
 

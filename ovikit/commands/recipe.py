@@ -13,7 +13,10 @@ from ovikit.commands.options import Overrides, RecipeFile
 
 def app_command(cli: typer.Typer) -> None:
     """Adds ``recipe check``, ``show``, ``diff``, ``lock`` and ``schema``."""
-    group = typer.Typer(help="Check, show, compare and lock recipes.", no_args_is_help=True)
+    group = typer.Typer(
+        help="Check, show, compare and lock recipes. Example: ovikit recipe show recipes/tiny/ovi.yaml",
+        no_args_is_help=True,
+    )
     for command in (check, show, diff, lock, schema):
         group.command()(command)
     cli.add_typer(group, name="recipe")

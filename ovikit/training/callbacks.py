@@ -13,7 +13,7 @@ from typing import Any
 
 import lightning as L  # as its documentation writes it
 
-from ovikit.files import atomic_path
+from ovikit.files import atomic_path, writing
 
 
 class StopOnSignal(L.Callback):
@@ -92,8 +92,9 @@ def link(path: Path, name: Path) -> None:
     """Makes ``name`` a second name of a file, or a copy where the file system has no hard links; never half written."""
     temporary = name.with_name(f".{name.name}-{os.getpid()}")
     temporary.unlink(missing_ok=True)
-    try:
-        os.link(path, temporary)
-    except OSError:
-        shutil.copy2(path, temporary)
-    os.replace(temporary, name)
+    with writing(name):
+        try:
+            os.link(path, temporary)
+        except OSError:
+            shutil.copy2(path, temporary)
+        os.replace(temporary, name)

@@ -13,7 +13,7 @@ import lightning as L  # as its documentation writes it
 from lightning.pytorch.loggers import Logger
 from torch.optim.lr_scheduler import LambdaLR
 
-from ovikit.files import atomic_write_text
+from ovikit.files import atomic_write_text, writing
 from ovikit.training.module import JointTraining
 from ovikit.types import Modality
 
@@ -51,7 +51,7 @@ class CsvLog(Logger):
         """Nothing: the recipe lies beside the file."""
 
     def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
-        with self.path.open("a", newline="") as handle:
+        with writing(self.path), self.path.open("a", newline="") as handle:
             writer = csv.DictWriter(handle, self.names, restval="", lineterminator="\n")
             writer.writerow({"step": step, **metrics})
 

@@ -35,6 +35,14 @@ def test_an_error_of_the_user_is_one_message_without_traceback(capsys: pytest.Ca
     assert exits(capsys, "recipe", "check", "nowhere.yaml") == (2, "", "error: nowhere.yaml: there is no such file\n")
 
 
+def test_a_file_that_cannot_be_opened_is_one_message(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("ovikit.cli.build_app", lambda: lambda args: (tmp_path / args[0]).read_text())
+    (tmp_path / "folder").mkdir()
+    assert exits(capsys, "folder") == (2, "", f"error: {tmp_path / 'folder'}: Is a directory\n")
+
+
 def test_recipe_errors_name_file_and_line(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

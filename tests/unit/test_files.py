@@ -1,0 +1,39 @@
+"""Files appear whole under their name or not at all, and what stands in the way is told by name."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from ovikit.errors import UserError
+from ovikit.files import atomic_path, atomic_write_text, writing
+
+
+def test_a_failure_leaves_the_old_file_and_nothing_else(tmp_path: Path) -> None:
+    path = tmp_path / "a.txt"
+    atomic_write_text(path, "old")
+    with pytest.raises(ZeroDivisionError), atomic_path(path) as temporary:
+        temporary.write_text("new")
+        _ = 1 / 0
+    assert [one.name for one in tmp_path.iterdir()] == ["a.txt"]
+    assert path.read_text() == "old"
+
+
+def test_a_file_where_a_folder_should_be_is_named(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(UserError, match=r"file/a\.txt: it cannot be written: "):
+        atomic_write_text(tmp_path / "file" / "a.txt", "x")
+
+
+def test_a_folder_under_the_name_of_the_file_is_named(tmp_path: Path) -> None:
+    (tmp_path / "a.txt").mkdir()
+    with pytest.raises(UserError, match=r"a\.txt: it cannot be written: Is a directory"):
+        atomic_write_text(tmp_path / "a.txt", "x")
+    assert [one.name for one in tmp_path.iterdir()] == ["a.txt"]
+
+
+def test_whatever_a_library_says_of_a_full_disk_is_told_as_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("ovikit.files._full", lambda folder: folder == tmp_path)
+    with pytest.raises(UserError, match=r"a\.bin: it cannot be written: the disk is full"), writing(tmp_path / "a.bin"):
+        raise RuntimeError("unexpected pos 576 vs 534")
