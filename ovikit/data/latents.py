@@ -29,7 +29,7 @@ EMPTY = ""
 """The prompt of a clip whose text is dropped: row 0 of every text table."""
 
 Progress = Callable[[int, int], None]
-"""Called with how many clips are done and how many there are."""
+"""Called with how many clips are done, from 0 on, and how many there are."""
 
 log = logging.getLogger(__name__)
 
@@ -104,6 +104,8 @@ def encode(
     names: list[str] = []
     prompts: list[str] = []
     lacking: dict[Modality, list[str]] = {}
+    if progress is not None:
+        progress(0, total)
     for chunk in _chunks(source, CLIPS_AT_ONCE):
         for item in chunk:
             for modality in codecs.modalities:

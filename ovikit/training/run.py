@@ -19,12 +19,13 @@ from ovikit.data.latents import LatentClips, prepare_latents
 from ovikit.data.sampler import EpochSampler
 from ovikit.errors import UserError
 from ovikit.kernel.observe import observed
+from ovikit.progress import clock
 from ovikit.recipe import build
 from ovikit.recipe.lock import write_lock
 from ovikit.recipe.models import Recipe, Training
 from ovikit.training.callbacks import Checkpoints, StopOnSignal
 from ovikit.training.datamodule import LatentData
-from ovikit.training.display import TrainingProgress, clock, encoding_progress, training_table
+from ovikit.training.display import TrainingProgress, encoding_progress, training_table
 from ovikit.training.ema import Ema, final_weights
 from ovikit.training.metrics import CsvLog, Metrics, columns
 from ovikit.training.module import AdamWCosine, JointTraining
@@ -110,8 +111,7 @@ def _train(recipe: Recipe, training: Training, folder: RunFolder, start: int | N
     model = build.build_model(recipe, built, conditioner).to(WEIGHT_DTYPES.get(training.trainer.precision))
     select_trained(model, training.stage, training.freeze)
     objective = build.build_objective(recipe)
-    context, report = encoding_progress(console)
-    with context:
+    with encoding_progress(console) as report:
         clips = prepare_latents(
             build.build_dataset(recipe), codecs, conditioner, build.clip_spec(recipe), folder.cache, report
         )
