@@ -28,7 +28,7 @@ class Meter:
         self._began = self._said = time.monotonic()
         if self._console.is_terminal:
             self._bar = Progress(
-                TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[told]}"),
+                TextColumn("{task.description}"), BarColumn(None), MofNCompleteColumn(), TextColumn("{task.fields[told]}"),
                 TimeRemainingColumn(), console=self._console, refresh_per_second=4,
             )  # fmt: skip
             self._task = self._bar.add_task(what, total=total, completed=done, told="")

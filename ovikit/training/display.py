@@ -85,8 +85,8 @@ class TrainingProgress(L.Callback):
         self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         row = self._metrics.last_row
-        losses = "  ".join(f"{name} {value:.4f}" for name, value in row.items() if name.startswith("loss"))
-        self._meter.update(trainer.global_step, losses)
+        parts = [f"{m} {row[f'loss_{m}']:.3f}" for m in MODALITIES if f"loss_{m}" in row]
+        self._meter.update(trainer.global_step, f"loss {row['loss']:.3f} ({', '.join(parts)})" if row else "")
 
     def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         self._meter.close()
