@@ -8,6 +8,7 @@ from typing import Self
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
+from rich.table import Column
 
 LINE_EVERY_S = 10.0
 
@@ -28,9 +29,14 @@ class Meter:
         self._began = self._said = time.monotonic()
         if self._console.is_terminal:
             self._bar = Progress(
-                TextColumn("{task.description}"), BarColumn(None), MofNCompleteColumn(), TextColumn("{task.fields[told]}"),
-                TimeRemainingColumn(), console=self._console, refresh_per_second=4,
-            )  # fmt: skip
+                TextColumn("{task.description}", table_column=_whole()),
+                BarColumn(None),
+                MofNCompleteColumn(table_column=_whole()),
+                TextColumn("{task.fields[told]}", table_column=_whole()),
+                TimeRemainingColumn(table_column=_whole()),
+                console=self._console,
+                refresh_per_second=4,
+            )
             self._task = self._bar.add_task(what, total=total, completed=done, told="")
             self._bar.start()
 
@@ -59,6 +65,11 @@ class Meter:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
+
+
+def _whole() -> Column:
+    """A column that is not cut on a narrow terminal: the bar gives way."""
+    return Column(no_wrap=True)
 
 
 def clock(seconds: float) -> str:
