@@ -7,7 +7,6 @@ import os
 import sys
 from collections.abc import Sequence
 from importlib import import_module
-from importlib.util import find_spec
 from typing import Any
 
 import typer
@@ -15,7 +14,7 @@ from typer.core import TyperGroup
 
 from ovikit.errors import UserError
 
-COMMANDS = ("plugins", "recipe", "train", "generate", "evaluate", "parity", "demo")
+COMMANDS = ("plugins", "recipe", "train", "generate", "evaluate", "demo")
 
 
 class _Group(TyperGroup):
@@ -58,8 +57,7 @@ def build_app() -> typer.Typer:
         logging.basicConfig(level=logging.INFO if verbose else logging.WARNING, format="%(message)s")
 
     for name in COMMANDS:
-        if find_spec(f"ovikit.commands.{name}"):
-            import_module(f"ovikit.commands.{name}").app_command(app)
+        import_module(f"ovikit.commands.{name}").app_command(app)
     installed_plugins().register_commands(app)
     return app
 

@@ -36,10 +36,6 @@ class EpochSampler:
         epoch, offset = divmod(position, self.clips)
         return _order(self.clips, self.seed, epoch)[offset]
 
-    def epoch(self, step: int) -> float:
-        """How many times the clips have been gone through before step ``step``."""
-        return step * self.batch_size / self.clips
-
 
 @lru_cache(maxsize=4)
 def _order(clips: int, seed: int, epoch: int) -> list[int]:

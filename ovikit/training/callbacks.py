@@ -13,7 +13,7 @@ from typing import Any
 
 import lightning as L  # as its documentation writes it
 
-from ovikit.files import atomic_path, writing
+from ovikit.files import atomic_path
 
 
 class StopOnSignal(L.Callback):
@@ -90,11 +90,9 @@ class Checkpoints(L.Callback):
 
 def link(path: Path, name: Path) -> None:
     """Makes ``name`` a second name of a file, or a copy where the file system has no hard links; never half written."""
-    temporary = name.with_name(f".{name.name}-{os.getpid()}")
-    temporary.unlink(missing_ok=True)
-    with writing(name):
+    with atomic_path(name) as temporary:
+        temporary.unlink()  # a link is made, never laid over a file
         try:
             os.link(path, temporary)
         except OSError:
             shutil.copy2(path, temporary)
-        os.replace(temporary, name)
