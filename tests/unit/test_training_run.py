@@ -346,7 +346,7 @@ def test_checkpoint_is_never_half_written(tmp_path: Path, monkeypatch: pytest.Mo
 
     saved = Checkpoints.save
     monkeypatch.setattr(Checkpoints, "save", full_disk)
-    with pytest.raises(OSError, match="no space left"):
+    with pytest.raises(UserError, match=r"step-000004\.ckpt: it cannot be written: no space left"):
         runs.train(recipe, tmp_path / "run")
     assert seen == [[]]
     assert list((tmp_path / "run/checkpoints").iterdir()) == []
