@@ -18,6 +18,7 @@ from ovikit.files import writing
 from ovikit.kernel.component import Component, NoOptions
 from ovikit.kernel.events import ClipFinished, Event, RecipeValidated, RunFailed, RunFinished, RunStarted
 from ovikit.kernel.hookspecs import hookimpl
+from ovikit.layout import EVENTS
 
 if TYPE_CHECKING:
     from ovikit.checkpoints.format import CheckpointFormat
@@ -25,7 +26,6 @@ if TYPE_CHECKING:
     from ovikit.types import AV
 
 ASSETS = "OVIKIT_ASSETS"
-EVENTS = "events.jsonl"
 _log = logging.getLogger("ovikit")
 
 

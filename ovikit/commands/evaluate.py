@@ -49,7 +49,7 @@ def evaluate(
     from ovikit.commands.progress import evaluation_progress
     from ovikit.evaluation.results import write_results
     from ovikit.evaluation.runner import evaluate as run_evaluation
-    from ovikit.generate.run import LOCK
+    from ovikit.layout import LOCK
     from ovikit.recipe.load import load_recipe, load_suite
 
     console = Console(soft_wrap=True)

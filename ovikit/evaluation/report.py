@@ -18,6 +18,7 @@ from ovikit.extras import require
 from ovikit.files import atomic_write_text
 from ovikit.generate.jobs import media_path
 from ovikit.generate.media import read_clip
+from ovikit.layout import METRICS
 from ovikit.recipe.lock import dump_yaml
 from ovikit.recipe.models import Recipe
 
@@ -88,7 +89,7 @@ def write_report(results: Results, recipe: Recipe, bench: Bench, folders: Folder
         bars={name: bar_of(metric) for name, metric in results.metrics.items()},
         shown=items,
         links={item.id: _relative(media_path(folders.clips, item.id), home) for item in results.items},
-        chart=None if folders.run is None else training_chart(folders.run / "metrics.csv"),
+        chart=None if folders.run is None else training_chart(folders.run / METRICS),
         recipe_yaml=dump_yaml(recipe.to_dict()),
     )
     atomic_write_text(path, html)

@@ -18,13 +18,11 @@ from ovikit.generate.jobs import Job, Origin, finished, groups, plan, put_clip, 
 from ovikit.kernel.events import ClipFinished
 from ovikit.kernel.manager import fire, installed_plugins
 from ovikit.kernel.observe import observed
+from ovikit.layout import LOCK, WEIGHTS
 from ovikit.recipe.build import build_codecs, build_conditioner, build_model, build_sampling, clip_spec, load_weights
 from ovikit.recipe.load import load_recipe
 from ovikit.recipe.lock import versions, write_lock
 from ovikit.recipe.models import Recipe
-
-LOCK = "recipe.lock.yaml"
-WEIGHTS = "weights.safetensors"
 
 
 class Watcher(Protocol):

@@ -14,6 +14,7 @@ from typing import Any
 import lightning as L  # as its documentation writes it
 
 from ovikit.files import atomic_path
+from ovikit.layout import LAST_CHECKPOINT
 
 
 class StopOnSignal(L.Callback):
@@ -63,8 +64,6 @@ class Checkpoints(L.Callback):
     """``step-000500.ckpt`` every ``every`` steps, at the last step and where training is stopped; ``last.ckpt`` is the
     newest of them. Has to be the last callback, so that what the others did in the step is in the file."""
 
-    LAST = "last.ckpt"
-
     def __init__(self, folder: Path, every: int) -> None:
         self.folder, self.every = folder, every
         self.last: Path | None = None
@@ -83,7 +82,7 @@ class Checkpoints(L.Callback):
             return path
         with atomic_path(path) as temporary:
             trainer.save_checkpoint(temporary)
-        link(path, self.folder / self.LAST)
+        link(path, self.folder / LAST_CHECKPOINT)
         self.last = path
         return path
 

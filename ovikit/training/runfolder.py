@@ -12,6 +12,7 @@ from torch import Tensor
 
 from ovikit.checkpoints.load import read_metadata, write_tensors
 from ovikit.errors import UserError
+from ovikit.layout import CHECKPOINTS, LAST_CHECKPOINT, LOCK, METRICS, WEIGHTS
 from ovikit.recipe.diff import differences
 from ovikit.recipe.document import read_yaml
 from ovikit.recipe.models import Recipe
@@ -25,23 +26,23 @@ class RunFolder:
 
     @property
     def lock(self) -> Path:
-        return self.path / "recipe.lock.yaml"
+        return self.path / LOCK
 
     @property
     def metrics(self) -> Path:
-        return self.path / "metrics.csv"
+        return self.path / METRICS
 
     @property
     def checkpoints(self) -> Path:
-        return self.path / "checkpoints"
+        return self.path / CHECKPOINTS
 
     @property
     def last(self) -> Path:
-        return self.checkpoints / "last.ckpt"
+        return self.checkpoints / LAST_CHECKPOINT
 
     @property
     def weights(self) -> Path:
-        return self.path / "weights.safetensors"
+        return self.path / WEIGHTS
 
     @property
     def cache(self) -> Path:

@@ -13,7 +13,8 @@ from ovikit.errors import UserError
 from ovikit.evaluation.protocols import PromptItem
 from ovikit.files import sha256_of
 from ovikit.generate.media import read_clip
-from ovikit.generate.run import LOCK, WEIGHTS, Generated, find_source, generate
+from ovikit.generate.run import Generated, find_source, generate
+from ovikit.layout import LOCK, WEIGHTS
 from ovikit.recipe.build import build_codecs, build_conditioner, build_model
 from ovikit.recipe.load import load_recipe
 from ovikit.recipe.lock import write_lock
