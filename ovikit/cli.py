@@ -14,6 +14,7 @@ from typer.core import TyperGroup
 
 from ovikit.errors import UserError
 
+_log = logging.getLogger("ovikit")
 COMMANDS = ("plugins", "recipe", "train", "generate", "evaluate", "demo")
 
 
@@ -51,7 +52,7 @@ def build_app() -> typer.Typer:
 
     @app.callback()
     def options(
-        verbose: bool = typer.Option(False, "--verbose", "-v", help="Say more on the way."),
+        verbose: bool = typer.Option(False, "--verbose", "-v", help="Say more on the way, and where errors came from."),
         version: bool = typer.Option(False, "--version", callback=_version, is_eager=True, help="Show the version."),
     ) -> None:
         logging.basicConfig(level=logging.INFO if verbose else logging.WARNING, format="%(message)s")
@@ -67,6 +68,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     try:
         build_app()(args=list(sys.argv[1:] if arguments is None else arguments))
     except UserError as error:
+        if error.__cause__ is not None:  # shown with --verbose, for whoever writes plugins
+            _log.info("the error below was caused by:", exc_info=error.__cause__)
         typer.echo(f"error: {error.render()}", err=True)
         sys.exit(2)
     except OSError as error:

@@ -44,7 +44,10 @@ def generate(
         Path | None,
         typer.Option(metavar="DIR", help="Folder of the clips; default: prompted (of a suite: clips) in the run's."),
     ] = None,
-    seed: Annotated[int | None, typer.Option(min=0, help="Seed of the noise; clip i has seed + i.")] = None,
+    seed: Annotated[
+        int | None,
+        typer.Option(min=0, max=2**62 - 1, show_default=False, help="Seed of the noise; clip i has seed + i."),
+    ] = None,
     count: Annotated[int, typer.Option(min=1, help="Clips for each prompt.")] = 1,
     first: Annotated[int | None, typer.Option(min=1, help="Only the first N prompts.")] = None,
     batch_size: Annotated[int, typer.Option(min=1, help="Clips made at the same time.")] = 8,

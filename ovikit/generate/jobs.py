@@ -16,7 +16,7 @@ from ovikit.errors import UserError
 from ovikit.evaluation.protocols import PromptItem
 from ovikit.files import atomic_write_json, sha256_of
 from ovikit.generate.media import viewing_scale, write_clip
-from ovikit.generate.prompts import SAFE_ID
+from ovikit.generate.prompts import ID_HINT, SAFE_ID
 from ovikit.types import Clip
 
 SIDECAR_FORMAT = 1
@@ -56,13 +56,14 @@ def plan(items: Sequence[PromptItem], seed: int, count: int = 1) -> list[Job]:
     named ID-1, ID-2, ..."""
     for item in items:
         if not SAFE_ID.fullmatch(item.id):
-            raise UserError(f"the id '{item.id}' cannot name a file", hint="use letters, digits, '.', '_' and '-'")
+            raise UserError(f"the id '{item.id}' cannot name a file", hint=ID_HINT)
     takes = [(item, take) for item in items for take in range(count)]
     jobs = [
         Job(item.id if take == 0 else f"{item.id}-{take}", item.id, item.prompt, seed + i)
         for i, (item, take) in enumerate(takes)
     ]
-    names = [job.id for job in jobs]
+    # Some file systems do not tell capitals from small letters.
+    names = [job.id.lower() for job in jobs]
     twice = sorted({name for name, times in Counter(names).items() if times > 1})
     if twice:
         raise UserError(

@@ -17,7 +17,8 @@ from ovikit.evaluation.protocols import PromptItem
 COLUMNS = ("text_prompt", "prompt")
 """Where a CSV or JSONL row holds its prompt; the first is the name that the released model's files use."""
 _SLUG = 40
-SAFE_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
+SAFE_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,199}")
+ID_HINT = "use letters, digits, '.', '_' and '-', up to 200 of them, a letter or digit first"
 
 Row = tuple[int, str, str | None]
 """Line number, prompt, id or None."""
@@ -54,12 +55,14 @@ def given_prompts(prompts: Sequence[str], seed: int = 0) -> list[PromptItem]:
 
 
 def _slug(prompt: str) -> str:
-    """The first words of a prompt as a file name; a hash where it has no plain letters."""
+    """The first words of a prompt as a file name, and a hash where that is not all of it."""
     plain = unicodedata.normalize("NFKD", prompt).encode("ascii", "ignore").decode().lower()
     words = "-".join(re.findall(r"[a-z0-9]+", plain))
-    # Two long prompts may begin alike: a hash tells them apart.
+    if words.split("-") == prompt.lower().split() and len(words) <= _SLUG:
+        return words
+    # What was left out may be all that two prompts differ in: a hash tells them apart.
     mark = hashlib.sha256(prompt.strip().encode()).hexdigest()[:6]
-    return f"{words[:_SLUG].rstrip('-')}-{mark}" if words and len(words) > _SLUG else words or f"prompt-{mark}"
+    return f"{words[:_SLUG].rstrip('-') or 'prompt'}-{mark}"
 
 
 def _items(rows: Iterator[Row], path: Path) -> list[PromptItem]:
@@ -71,10 +74,11 @@ def _items(rows: Iterator[Row], path: Path) -> list[PromptItem]:
         if not prompt.strip():
             raise UserError("the prompt is empty", where)
         if not SAFE_ID.fullmatch(name):
-            raise UserError(f"the id '{name}' cannot name a file", where, "use letters, digits, '.', '_' and '-'")
-        if name in lines:
-            raise UserError(f"the id '{name}' was already given in line {lines[name]}", where)
-        lines[name] = line
+            raise UserError(f"the id '{name}' cannot name a file", where, ID_HINT)
+        # Some file systems do not tell capitals from small letters.
+        if name.lower() in lines:
+            raise UserError(f"the id '{name}' was already given in line {lines[name.lower()]}", where)
+        lines[name.lower()] = line
         items.append(PromptItem(name, prompt.strip()))
     if not items:
         raise UserError("it holds no prompts", str(path))
@@ -86,7 +90,7 @@ def _position(index: int) -> str:
 
 
 def _txt(text: str, path: Path) -> Iterator[Row]:
-    for line, prompt in enumerate(text.splitlines(), start=1):
+    for line, prompt in enumerate(text.split("\n"), start=1):
         if prompt.strip():
             yield line, prompt, None
 
@@ -114,7 +118,7 @@ def _csv(text: str, path: Path) -> Iterator[Row]:
 
 
 def _jsonl(text: str, path: Path) -> Iterator[Row]:
-    for line, document in enumerate(text.splitlines(), start=1):
+    for line, document in enumerate(text.split("\n"), start=1):
         if not document.strip():
             continue
         try:
@@ -132,6 +136,8 @@ def _row(row: Mapping[str, object], path: Path, line: int) -> Row:
         what = "it has no prompt" if prompt is None else f"the prompt is {prompt!r}, not a text"
         raise UserError(what, f"{path}:{line}", f"the prompt goes in '{COLUMNS[0]}' or '{COLUMNS[1]}'")
     name = row.get("id")
+    if name is not None and (isinstance(name, bool) or not isinstance(name, (str, int))):
+        raise UserError(f"the id is {name!r}, not a text or a number", f"{path}:{line}")
     return line, prompt, None if name is None or name == "" else str(name)
 
 

@@ -44,11 +44,15 @@ class Sampling:
 
 
 def build_slot(slot: Slot, catalog: Catalog | None = None, **keywords: Any) -> Any:
-    """What the component of a slot builds. TypeError when the keywords are not those of its kind."""
+    """What the component of a slot builds. UserError naming the component whose options do not fit what it is built
+    for; TypeError when the keywords are not those of its kind."""
     if set(keywords) != set(KINDS[slot.kind].keywords):
         raise TypeError(f"a {slot.kind} is built with {KINDS[slot.kind].keywords}, not {tuple(keywords)}")
     component = (catalog or installed_catalog()).find(slot.kind, slot.type).component
-    return component.build(slot.config, **keywords)
+    try:
+        return component.build(slot.config, **keywords)
+    except ValueError as error:
+        raise UserError(str(error), f"{slot.kind} '{slot.type}'") from error
 
 
 def clip_spec(recipe: Recipe) -> ClipSpec:
@@ -121,6 +125,8 @@ def _on_meta(recipe: Recipe, codecs: AV[Codec], conditioner: Conditioner) -> Joi
         slots = _per_modality(recipe, parts.video, parts.audio)
         towers = AV[nn.Module].of({modality: tower(modality, slot) for modality, slot in slots.items()})
         told = towers.map(lambda one: cast(Backbone, one))
+        for modality, one in told.items():
+            _refuse_bad_grid(one, codecs[modality], slots[modality])
         depths = sorted({one.depth for one in told.values()})
         fusion: Sequence[nn.Module | None] = [None] * depths[-1]
         if len(told.modalities) == 2:  # a tower alone has nobody to meet
@@ -136,6 +142,13 @@ def _on_meta(recipe: Recipe, codecs: AV[Codec], conditioner: Conditioner) -> Joi
                 f"fusion '{parts.fusion.type}' built {len(fusion)} layers for towers of {depths[-1]}", "model.fusion"
             )
         return JointModel(towers, fusion, positions, attend)
+
+
+def _refuse_bad_grid(tower: Backbone, codec: Codec, slot: Slot) -> None:
+    try:
+        tower.grid(codec.grid())
+    except ValueError as error:
+        raise UserError(str(error), f"{slot.kind} '{slot.type}'", "choose another patch, codec or clip size") from error
 
 
 def build_sampling(recipe: Recipe) -> Sampling:

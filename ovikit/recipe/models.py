@@ -21,11 +21,14 @@ from pydantic import (
     PositiveFloat,
     PositiveInt,
     PrivateAttr,
+    field_validator,
     model_validator,
 )
 
 Modality = Literal["video", "audio"]
 VERSION = 1
+Seed = Annotated[int, Field(ge=0, lt=2**62)]
+"""What generators can be seeded with, and room above for a run that counts on from it."""
 
 
 @dataclass(frozen=True)
@@ -129,7 +132,7 @@ class Model(Section):
     """Prompt to context tokens."""
     attention: Annotated[Slot, Of("attention", default={"type": "sdpa"})]
     """What computes attention."""
-    seed: NonNegativeInt = 0
+    seed: Seed = 0
     """Seed of the initial weights."""
     checkpoint: Annotated[CheckpointSlot | None, Of("checkpoint_format")] = None
     """Weights to start from; null: drawn from the seed."""
@@ -172,7 +175,7 @@ class Sampling(Section):
     """Which network passes a step makes, and how they combine."""
     steps: PositiveInt
     """Number of solver steps."""
-    seed: NonNegativeInt = 0
+    seed: Seed = 0
     """Seed of the noise that sampling starts from."""
     same_noise_seed: bool = True
     """Draw video and audio noise from one seed, as the released Ovi does; false: from two."""
@@ -185,7 +188,9 @@ class Optimizer(Section):
 
     learning_rate: PositiveFloat
     """Highest learning rate, reached after the warm-up."""
-    betas: tuple[float, float] = Field(default=(0.9, 0.999), strict=False)
+    betas: tuple[Annotated[float, Field(ge=0, lt=1)], Annotated[float, Field(ge=0, lt=1)]] = Field(
+        default=(0.9, 0.999), strict=False
+    )
     """Decay of the running mean and of the running square of the gradient."""
     eps: PositiveFloat = 1e-8
     """Added to the denominator of the update."""
@@ -230,7 +235,7 @@ class Training(Section):
 
     stage: Literal["joint", "audio", "video"] = "joint"
     """Which modalities are trained."""
-    seed: NonNegativeInt = 0
+    seed: Seed = 0
     """Seed of the batches, the noise and the dropped prompts."""
     objective: Annotated[Slot, Of("objective")]
     """What is minimised."""
@@ -263,8 +268,15 @@ class Document(Section):
     version: Literal[1]
     """Version of the recipe format."""
     name: str = Field(min_length=1)
-    """What the experiment is called."""
+    """What the experiment is called; names the folder of its runs."""
     _source: Path | None = PrivateAttr(default=None)
+
+    @field_validator("name")
+    @classmethod
+    def _names_a_folder(cls, name: str) -> str:
+        if name.startswith(".") or name != name.strip() or not name.isprintable() or set(name) & set("/\\"):
+            raise ValueError("should be able to name a folder: no '/' or '\\', and no dot or space around it")
+        return name
 
     def read_from(self, source: Path) -> Self:
         """This document, knowing the file that it was read from."""

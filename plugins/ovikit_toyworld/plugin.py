@@ -27,7 +27,7 @@ class ToyWorldConfig(Config):
 
     clips: int = Field(2048, gt=0)
     """How many different clips there are."""
-    seed: int = Field(0, ge=0)
+    seed: int = Field(0, ge=0, lt=2**62)
     """Draws the clips: the same seed, the same clips, whatever their number."""
     kinds: Kinds = Field(("flash", "bounce"), min_length=1)
     """What may happen in a clip."""
@@ -38,7 +38,7 @@ class HeldOutConfig(Config):
 
     count: int = Field(64, gt=0)
     """How many prompts."""
-    seed: int = Field(1000, ge=0)
+    seed: int = Field(1000, ge=0, lt=2**62)
     """Draws the prompts and the clips that they describe."""
     kinds: Kinds = Field(("flash", "bounce"), min_length=1)
     """What may happen in a clip."""
@@ -77,7 +77,7 @@ class HashedWordsConfig(Config):
     """Width of the text tokens."""
     length: int = Field(24, gt=0)
     """Words of a prompt that are read."""
-    seed: int = Field(0, ge=0)
+    seed: int = Field(0, ge=0, lt=2**62)
     """Draws the words' vectors."""
 
 

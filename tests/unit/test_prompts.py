@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 import pytest
 
 from ovikit.errors import UserError
@@ -53,6 +55,9 @@ def test_a_prompt_may_span_lines_in_csv_and_later_errors_keep_their_line(tmp_pat
         ("p.jsonl", '{"text": "A"}\n', r"p\.jsonl:1: it has no prompt"),
         ("p.jsonl", '{"prompt": 3}\n', r"p\.jsonl:1: the prompt is 3, not a text"),
         ("p.jsonl", '{"prompt": "A"}\n{"prompt": "  "}\n', r"p\.jsonl:2: the prompt is empty"),
+        ("p.jsonl", '{"prompt": "A", "id": true}\n', r"p\.jsonl:1: the id is True, not a text or a number"),
+        ("p.jsonl", '{"prompt": "A", "id": "x"}\n{"prompt": "B", "id": "X"}\n', r":2: the id 'X' was already given in"),
+        ("p.csv", f"id,prompt\n{'a' * 201},A\n", r"cannot name a file\n  use letters, .*up to 200"),
         ("p.yaml", "A\n", r"read from \.txt, \.csv, \.jsonl files, not from '\.yaml'"),
     ],
 )
@@ -60,6 +65,14 @@ def test_what_is_wrong_is_named_with_its_line(tmp_path, name, content, message):
     (tmp_path / name).write_text(content)
     with pytest.raises(UserError, match=message):
         read_prompts(tmp_path / name)
+
+
+def test_only_line_feeds_end_a_line(tmp_path):
+    prompt = "A ball\u2028and a tone\x0bhigh"
+    (tmp_path / "p.jsonl").write_text(json.dumps({"prompt": prompt}, ensure_ascii=False) + "\r\n", encoding="utf-8")
+    (tmp_path / "p.txt").write_text(f"{prompt}\n", encoding="utf-8")
+    assert [item.prompt for item in read_prompts(tmp_path / "p.jsonl")] == [prompt]
+    assert [item.prompt for item in read_prompts(tmp_path / "p.txt")] == [prompt]
 
 
 def test_missing_and_binary_files(tmp_path):
@@ -77,5 +90,7 @@ def test_prompts_from_the_command_line_are_named_after_their_words():
     assert items[1].prompt == "Żółta piłka"
     assert all(SAFE_ID.fullmatch(item.id) and len(item.id) < 60 for item in items)
     assert len({item.id for item in items}) == 5
+    tries = ["a red ball", "a red ball!", "a red, ball", "a  red\nball?", "!", "?"]
+    assert len({given_prompts([one])[0].id for one in tries}) == len(tries)
     with pytest.raises(UserError, match="--prompt: the prompt is empty"):
         given_prompts(["A", " "])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -131,3 +132,17 @@ def test_every_built_in_without_required_options_and_context_builds() -> None:
             assert one.component.build(one.component.config()) is not None
             built += 1
     assert built >= 8
+
+
+def test_what_a_component_refuses_is_told_in_its_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuses(config: object, **keywords: object) -> None:
+        raise ValueError("a height of 31 cannot be cut into blocks of 8")
+
+    slot = recipe_of(tmp_path).model.codecs.video
+    assert slot is not None
+    one = installed_catalog().find("codec", slot.type)
+    monkeypatch.setitem(
+        installed_catalog()._by_kind["codec"], slot.type, replace(one, component=replace(one.component, build=refuses))
+    )
+    with pytest.raises(UserError, match=f"codec '{slot.type}': a height of 31 cannot be cut into blocks of 8"):
+        build.build_codecs(recipe_of(tmp_path))

@@ -51,6 +51,8 @@ BAD = [
     (STEPS, "steps: true", "r.yaml:19: sampling.steps: should be a valid integer, not true"),
     (STEPS, "steps: 0", "r.yaml:19: sampling.steps: should be greater than 0, not 0"),
     ("  steps: 4\n", "", "r.yaml:15: sampling.steps: is missing"),
+    (STEPS, "steps: 4\n  seed: 99999999999999999999",
+     "r.yaml:20: sampling.seed: should be less than 4611686018427387904, not 99999999999999999999"),
     (STEPS, "steps: 4\n  step: 3",
      "r.yaml:20: sampling.step: unknown key; there are: guidance, negative, same_noise_seed, schedule, seed, solver, "
      "steps. Did you mean 'steps'?"),

@@ -192,3 +192,10 @@ def test_differences_tell_absent_from_null_and_replace_slots_whole() -> None:
         Difference("g", ABSENT, []),
     ]
     assert list(differences(old, old)) == []
+
+
+@pytest.mark.parametrize("name", ["../out", "a/b", "'a\\b'", ".hidden", "' a'", "'a '", '"a\\tb"'])
+def test_a_name_cannot_lead_out_of_the_folder_of_runs(tmp_path: Path, name: str) -> None:
+    path = write(tmp_path, GOOD)
+    with pytest.raises(UserError, match="name: should be able to name a folder"):
+        load_recipe(path, [f"name={name}"], kit_catalog())
