@@ -7,9 +7,18 @@ import torch
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
+from ovikit.generate.batch import BoundNetwork
 from ovikit.networks.attention import sdpa
 from ovikit.networks.init import initialise
 from ovikit.networks.joint import JointModel
+from ovikit.numerics.guidance import NEGATIVE, PROMPT, ClassifierFree
+from ovikit.numerics.protocols import Network, Solver
+from ovikit.numerics.sample import sample
+from ovikit.numerics.schedule import ShiftedSchedule
+from ovikit.numerics.solver.dpmpp_2m import DpmPlusPlus2M
+from ovikit.numerics.solver.euler import Euler
+from ovikit.numerics.solver.heun import Heun
+from ovikit.numerics.solver.unipc import UniPC
 from ovikit.types import AV, Perturbation, Text, TokenGrid
 from ovikit_ovi.fusion import ovi_fusion
 from ovikit_ovi.positions import IndexPositions, axis_channels
@@ -120,6 +129,27 @@ def test_a_fusion_that_reads_nothing_is_neutral(model: JointModel) -> None:
                 parameter.zero_()
     cut = velocity(silent, *inputs(), perturbation=Perturbation(cut_fusion=True))
     assert close(velocity(silent, *inputs()), cut)
+
+
+@pytest.mark.parametrize(
+    "solver", [Euler(), Heun(), DpmPlusPlus2M(), UniPC()], ids=lambda solver: type(solver).__name__
+)
+def test_the_denoising_loop_never_waits_for_the_device(solver: Solver) -> None:
+    """Tensors without storage stand for the device's: whatever would read one back to the host raises."""
+    silent = build().to("meta")
+    latents, _, text = inputs()
+    noise, text = latents.map(lambda x: x.to("meta")), text.map(lambda one: one.to("meta", torch.float64))
+    contexts = dict.fromkeys((PROMPT, NEGATIVE), silent.embed_text(text, cache=True))
+    clean = AV(video=noise["video"][:, :, :1])
+
+    def run(network: Network) -> AV[Tensor]:
+        guidance = ClassifierFree(AV(4.0, 3.0), skip_layers=(1,))
+        return sample(network, noise, ShiftedSchedule(whole_timesteps=True), solver, guidance, 4, clean=clean)
+
+    network = BoundNetwork(silent, contexts, GRIDS, torch.float64, AV(video=1))
+    assert [x.device.type for x in run(network).values()] == ["meta", "meta"]
+    with pytest.raises(RuntimeError, match="meta"):
+        run(lambda x, told, one: network(x.map(lambda value: value / value.std().item()), told, one))
 
 
 @pytest.mark.parametrize("cache", [True, False])
