@@ -39,6 +39,11 @@ def _grid(raw: list[float], shift: float) -> Tensor:
     return torch.tensor([*(_shifted(level, shift) for level in raw), 0.0], dtype=torch.float64)
 
 
+def _shifts(shift: float, audio_shift: float | None) -> AV[float]:
+    """The shift of each modality; the audio's is the video's where it has none of its own."""
+    return AV(shift, shift if audio_shift is None else audio_shift)
+
+
 def _single(value: float) -> float:
     """``value`` rounded to float32."""
     return float(torch.tensor(value, dtype=torch.float32))
@@ -70,8 +75,7 @@ class ShiftedSchedule:
         # whole timestep would come out just below it, and be cut to the one before.
         start = _single(self.start)
         raw = [i * (-start / steps) + start for i in range(steps)]
-        audio_shift = self.shift if self.audio_shift is None else self.audio_shift
-        return AV(_grid(raw, self.shift), _grid(raw, audio_shift))
+        return _shifts(self.shift, self.audio_shift).map(lambda shift: _grid(raw, shift))
 
     def told(self, sigma: AV[float]) -> AV[float]:
         """The level that the network is told at ``sigma``: the same, or cut to a whole timestep."""
@@ -91,8 +95,7 @@ class TwiceShiftedSchedule:
     def sigmas(self, steps: int) -> AV[Tensor]:
         """(steps + 1,) float64 per modality, falling, the last one 0."""
         _check(steps)
-        audio_shift = self.shift if self.audio_shift is None else self.audio_shift
-        return AV(_grid(self._raw(steps, self.shift), self.shift), _grid(self._raw(steps, audio_shift), audio_shift))
+        return _shifts(self.shift, self.audio_shift).map(lambda shift: _grid(self._raw(steps, shift), shift))
 
     @staticmethod
     def _raw(steps: int, shift: float) -> list[float]:

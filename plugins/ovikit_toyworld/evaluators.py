@@ -20,8 +20,6 @@ from ovikit_toyworld.detect import audio_onsets, brightness, colour_of, pitch_of
 from ovikit_toyworld.story import COLOURS
 
 VERSION = "1"
-TOLERANCE_S = 0.1
-"""Two onsets this close are one event to most viewers; also the tolerance of published onset metrics."""
 _BLANK = 2.0
 _SILENT = 1e-3
 

@@ -85,7 +85,7 @@ class ToyOnsetsConfig(Config):
     """Options of ``toy-onsets``."""
 
     tolerance_s: float = Field(0.1, gt=0)
-    """Onsets of picture and sound at most this far apart are one event."""
+    """Onsets of picture and sound at most this far apart are one event, as they are to most viewers."""
 
 
 def _dataset(config: ToyWorldConfig, *, clip: ClipSpec) -> ToyWorld:
