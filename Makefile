@@ -31,7 +31,7 @@ test: setup ## the fast tests: a few minutes
 	@echo "== the fast tests; make test-slow runs the rest"
 	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "not slow and not gpu" -n $(WORKERS) $(PYTEST)
 
-test-slow: setup ## the tests that train models and fetch clips: about a quarter of an hour
+test-slow: setup ## the tests that train models and fetch clips: about ten minutes
 	@$(BIN)/python -m pytest -m "slow and not gpu" $(PYTEST)
 
 lint: setup ## ruff and pyright

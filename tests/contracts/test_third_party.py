@@ -13,10 +13,7 @@ import pytest
 ROOT = Path(__file__).parents[2]
 PAGE = ROOT / "docs" / "writing-plugins.md"
 
-pytestmark = [
-    pytest.mark.slow,
-    pytest.mark.skipif("OVIKIT_TEST_WITHOUT_PLUGINS" in os.environ, reason="it trains on the toy world"),
-]
+pytestmark = pytest.mark.skipif("OVIKIT_TEST_WITHOUT_PLUGINS" in os.environ, reason="it trains on the toy world")
 
 
 def files_of(page: str) -> dict[str, str]:

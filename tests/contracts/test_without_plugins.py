@@ -13,7 +13,6 @@ ROOT = Path(__file__).parents[2]
 WITHOUT = "OVIKIT_TEST_WITHOUT_PLUGINS"
 
 
-@pytest.mark.slow
 @pytest.mark.skipif(WITHOUT in os.environ, reason="this is that run")
 def test_unit_and_contract_tests_pass_without_the_plugins() -> None:
     command = [sys.executable, "-m", "pytest", "-q", "-m", "not slow and not gpu", "-p", "no:cacheprovider"]
