@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +12,7 @@ from numpy.typing import NDArray
 from ovikit.evaluation.protocols import Unscored
 from ovikit.extras import require
 from ovikit.files import atomic_path
+from ovikit.layout import read_metrics
 from ovikit.types import Clip
 
 VISUAL_COLOUR, AUDIO_COLOUR, INK = "#e8590c", "#1c7ed6", "#8a8f98"
@@ -136,8 +136,7 @@ def training_chart(path: Path, columns: Sequence[str] = ("loss_video", "loss_aud
     """The chart of a ``metrics.csv``; None where there is no such file or too little in it."""
     if not path.is_file():
         return None
-    with path.open(newline="") as handle:
-        rows = [row for row in csv.DictReader(handle) if row.get("step")]
+    rows = read_metrics(path)
     series = {
         name: [(int(row["step"]), float(row[name])) for row in rows if row.get(name)] for name in columns
     }  # fmt: skip

@@ -14,6 +14,7 @@ from lightning.pytorch.loggers import Logger
 from torch.optim.lr_scheduler import LambdaLR
 
 from ovikit.files import atomic_write_text, writing
+from ovikit.layout import read_metrics
 from ovikit.training.module import JointTraining
 from ovikit.types import Modality
 
@@ -54,12 +55,6 @@ class CsvLog(Logger):
         with writing(self.path), self.path.open("a", newline="") as handle:
             writer = csv.DictWriter(handle, self.names, restval="", lineterminator="\n")
             writer.writerow({"step": step, **metrics})
-
-
-def read_metrics(path: Path) -> list[dict[str, str]]:
-    """The rows of a metrics.csv, a torn last row left out."""
-    with path.open(newline="") as handle:
-        return [row for row in csv.DictReader(handle) if None not in row.values() and None not in row]
 
 
 class Metrics(L.Callback):

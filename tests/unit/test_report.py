@@ -48,7 +48,7 @@ def test_onsets_are_found_among_the_features_of_any_evaluator():
 
 def test_the_training_chart_is_in_scale(tmp_path):
     path = tmp_path / "metrics.csv"
-    path.write_text("step,loss,loss_video,loss_audio\n10,2,2,1\n20,1,1.5,\n40,1,1,0.5\n")
+    path.write_text("step,loss,loss_video,loss_audio\n10,2,2,1\n20,1,1.5,\n40,1,1,0.5\n50,1,")
     chart = training_chart(path)
     video, audio = chart.curves
     assert (video.name, video.last, audio.name, audio.last) == ("video", 1.0, "audio", 0.5)

@@ -16,13 +16,14 @@ from typer.testing import CliRunner
 from ovikit.data.sampler import EpochSampler
 from ovikit.data.seeds import generator_for
 from ovikit.errors import UserError
+from ovikit.layout import read_metrics
 from ovikit.networks.joint import JointModel
 from ovikit.recipe import build
 from ovikit.recipe.load import load_recipe
 from ovikit.training.batches import drop_text
 from ovikit.training.display import training_table
 from ovikit.training.ema import Ema
-from ovikit.training.metrics import CsvLog, read_metrics
+from ovikit.training.metrics import CsvLog
 from ovikit.training.module import AdamWCosine
 from ovikit.training.parameters import count_parameters, part_of, select_trained
 from ovikit.training.watch import LossWatch, NonFiniteError
