@@ -47,9 +47,22 @@ def read_metadata(path: Path | str) -> dict[str, str]:
 
 
 def write_tensors(path: Path | str, tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> None:
-    """Writes a .safetensors file under a temporary name and renames it."""
+    """Writes a .safetensors file under a temporary name and renames it. The same content gives the same bytes."""
     with atomic_path(path) as temporary:
         save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, str(temporary), dict(metadata))
+        _sort_metadata(temporary)
+
+
+def _sort_metadata(path: Path) -> None:
+    """Puts a file's metadata, which safetensors writes in any order, into that of its keys."""
+    with path.open("r+b") as handle:
+        size = int.from_bytes(handle.read(8), "little")
+        header = json.loads(handle.read(size))
+        header["__metadata__"] = dict(sorted(header.get("__metadata__", {}).items()))
+        text = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
+        if len(text) <= size:
+            handle.seek(8)
+            handle.write(text.ljust(size))
 
 
 def check_names_and_shapes(model: nn.Module, tensors: Mapping[str, Tensor], where: str) -> None:

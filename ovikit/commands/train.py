@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
 from typing import Annotated
 
@@ -40,8 +41,8 @@ def train(
     console = Console(soft_wrap=True)
     result = run_training(found, run or Path("runs") / found.name, resume=resume, console=console)
     if result.stopped_by is not None:
-        again = ["ovikit train", str(recipe), *([f"--run {run}"] if run else [])]
-        again += [f"-o {one}" for one in override or ()]
+        again = ["ovikit", "train", str(recipe), *(["--run", str(run)] if run else [])]
+        again += [part for one in override or () for part in ("-o", one)]
         console.print(f"stopped at step {result.step} of {result.steps}; checkpoint: {result.checkpoint}")
-        console.print(f"go on with: {' '.join(again)} --resume", markup=False)
+        console.print(f"go on with: {shlex.join(again)} --resume", markup=False)
         raise typer.Exit(128 + result.stopped_by)

@@ -71,9 +71,9 @@ class FolderClips:
         probes = _probe_all(files)
         mute = [file for file in files if not probes[file].sound]
         short = [file for file in files if probes[file].duration_s < from_s + clip.duration_s - _SLACK_S]
-        _refuse(mute, without_sound, "have no sound", "without_sound")
+        _refuse(mute, len(files), without_sound, "without sound", "without_sound")
         wanted = f"a clip of {clip.duration_s:g} s" + (f" from {from_s:g} s on" if from_s else "")
-        _refuse(short, too_short, f"are shorter than {wanted}", "too_short")
+        _refuse(short, len(files), too_short, f"shorter than {wanted}", "too_short")
         kept = [file for file in files if file not in {*mute, *short}]
         if not kept:
             raise UserError(f"none of the {len(files)} videos can be used", str(path))
@@ -169,10 +169,12 @@ def _probe_all(files: Sequence[Path]) -> dict[Path, Probe]:
     return found
 
 
-def _refuse(files: Sequence[Path], choice: Choice, why: str, option: str) -> None:
+def _refuse(files: Sequence[Path], total: int, choice: Choice, why: str, option: str) -> None:
     if files and choice == "refuse":
         raise UserError(
-            f"{len(files)} videos {why}: {_named(files)}", "training.data", f"{option}: skip leaves them out"
+            f"{len(files)} of {total} videos {why}: {_named(files)}",
+            "training.data",
+            f"-o training.data.{option}=skip leaves such files out",
         )
 
 

@@ -49,8 +49,9 @@ class RunFolder:
         return self.path / "cache"
 
     def refuse_other_recipe(self, recipe: Recipe) -> None:
-        """UserError when the folder holds a run of another recipe, saying where the two differ."""
-        if not self.lock.exists():
+        """UserError when the folder holds a run of another recipe, saying where the two differ. A run that came to
+        no checkpoint, because its data was not found for instance, stands in nobody's way."""
+        if not self.lock.exists() or not (self.last.exists() or self.weights.exists()):
             return
         data = read_yaml(self.lock).data
         if data.pop("lock", {}).get("digest") == recipe.digest:

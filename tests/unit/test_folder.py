@@ -264,7 +264,7 @@ def test_windows_may_overlap_and_be_limited(tmp_path: Path) -> None:
     assert [w.start_s for w in FolderClips(tmp_path, FORM, stride_s=0.25).windows] == [0, 0.25, 0.5, 0.75, 1.0]
     assert [w.start_s for w in FolderClips(tmp_path, FORM, stride_s=0.25, windows=2).windows] == [0, 0.25]
     assert [w.start_s for w in FolderClips(tmp_path, FORM, from_s=0.5, stride_s=0.25).windows] == [0.5, 0.75, 1.0]
-    with pytest.raises(UserError, match=r"are shorter than a clip of 1 s from 1.5 s on: a.mp4"):
+    with pytest.raises(UserError, match=r"videos shorter than a clip of 1 s from 1.5 s on: a.mp4"):
         FolderClips(tmp_path, FORM, from_s=1.5)
 
 
@@ -284,7 +284,9 @@ def test_videos_without_sound_are_refused_by_name_or_left_out(tmp_path: Path) ->
     write_video(tmp_path / "loud.mp4", even(1.0), click_track([], 1.0))
     write_video(tmp_path / "mute1.mp4", even(1.0))
     write_video(tmp_path / "mute2.mp4", even(1.0))
-    with pytest.raises(UserError, match=r"2 videos have no sound: mute1.mp4, mute2.mp4\n  without_sound: skip"):
+    with pytest.raises(
+        UserError, match=r"2 of 3 videos without sound: mute1.mp4, mute2.mp4\n  -o training.data.without_sound=skip"
+    ):
         FolderClips(tmp_path, FORM)
     assert [w.name for w in FolderClips(tmp_path, FORM, without_sound="skip").windows] == ["loud.mp4@0.00s"]
 
@@ -292,7 +294,7 @@ def test_videos_without_sound_are_refused_by_name_or_left_out(tmp_path: Path) ->
 def test_short_videos_are_refused_by_name_or_left_out(tmp_path: Path) -> None:
     write_video(tmp_path / "long.mp4", even(1.0), click_track([], 1.0))
     write_video(tmp_path / "brief.mp4", even(0.5), click_track([], 0.5))
-    with pytest.raises(UserError, match=r"1 videos are shorter than a clip of 1 s: brief.mp4"):
+    with pytest.raises(UserError, match=r"1 of 2 videos shorter than a clip of 1 s: brief.mp4"):
         FolderClips(tmp_path, FORM)
     assert len(FolderClips(tmp_path, FORM, too_short="skip")) == 1
 

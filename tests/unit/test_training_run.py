@@ -17,6 +17,7 @@ from training_kit import kit_installed, write_recipe
 
 from ovikit.errors import UserError
 from ovikit.recipe.load import load_recipe
+from ovikit.recipe.lock import write_lock
 from ovikit.recipe.models import Recipe
 from ovikit.training import run as runs
 from ovikit.training.callbacks import Checkpoints
@@ -204,6 +205,12 @@ def test_folder_of_another_recipe_is_refused_with_the_difference(tmp_path: Path)
     with pytest.raises(UserError, match=r"another recipe.*\n.*training.batch_size: 3 there, 2 here") as caught:
         runs.train(other, tmp_path / "run")
     assert "--run" in str(caught.value)
+
+
+def test_a_run_that_never_began_stands_in_nobodys_way(tmp_path: Path) -> None:
+    other = recipe_of(tmp_path, overrides=("training.batch_size=2",))
+    write_lock(other, tmp_path / "run" / "recipe.lock.yaml")
+    assert runs.train(recipe_of(tmp_path), tmp_path / "run").weights is not None
 
 
 def test_stopped_run_goes_on_only_when_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
