@@ -16,7 +16,7 @@ from ovikit_ovi.parity.golden import Golden, skipped_layers
 from ovikit_ovi.parity.run import KINDS, RECORDED_MATH, compare, float32_math, relative_error, tolerance
 
 GOLDEN = Path(__file__).parent / "golden"
-FILES = ("fusion_tiny", "generate_tiny", "rope_affinity")
+FILES = ("fusion_tiny", "generate_tiny", "samplers", "rope_affinity")
 
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32], ids=str)
