@@ -53,8 +53,8 @@ class BoundNetwork:
         )
 
 
-class Generator:
-    """Makes batches of clips. The negative text is encoded once; each prompt once, with its batch."""
+class ClipMaker:
+    """Makes clips, a batch at a time. The negative text is encoded once; each prompt once, with its batch."""
 
     def __init__(
         self,

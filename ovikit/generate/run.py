@@ -13,7 +13,7 @@ import torch
 from ovikit.errors import UserError
 from ovikit.evaluation.protocols import PromptItem
 from ovikit.files import sha256_of
-from ovikit.generate.batch import Generator
+from ovikit.generate.batch import ClipMaker
 from ovikit.generate.jobs import Job, Origin, finished, groups, plan, put_clip, sidecar_of, sweep
 from ovikit.kernel.events import ClipFinished
 from ovikit.kernel.manager import fire, installed_plugins
@@ -93,8 +93,8 @@ def weights_digest(source: Source) -> str:
     return sha256_of(source.weights)
 
 
-def build_generator(source: Source, device: torch.device | str = "cpu") -> tuple[Generator, dict[str, str]]:
-    """The generator of a source, and the metadata of its weights. UserError where weights and recipe do not fit."""
+def build_clip_maker(source: Source, device: torch.device | str = "cpu") -> tuple[ClipMaker, dict[str, str]]:
+    """What makes the clips of a source, and its weights' metadata. UserError where weights and recipe do not fit."""
     recipe = source.recipe
     codecs, conditioner = build_codecs(recipe), build_conditioner(recipe)
     metadata: dict[str, str] = {}
@@ -104,7 +104,7 @@ def build_generator(source: Source, device: torch.device | str = "cpu") -> tuple
         model = build_model(recipe, codecs, conditioner, "meta")
         metadata = load_weights(model, source.weights)
         model = model.to(device)
-    return Generator(model, codecs, conditioner, build_sampling(recipe), clip_spec(recipe), device), metadata
+    return ClipMaker(model, codecs, conditioner, build_sampling(recipe), clip_spec(recipe), device), metadata
 
 
 def generate(
@@ -144,7 +144,7 @@ def _make(
     batches = groups(jobs, batch_size, done)
     if not batches:
         return []
-    generator, metadata = build_generator(source, device)
+    maker, metadata = build_clip_maker(source, device)
     origin = Origin(origin.recipe, origin.digest, origin.weights, {**origin.details, "weights": metadata})
     made = []
     for batch in batches:
@@ -155,7 +155,7 @@ def _make(
             if watcher is not None:
                 watcher.step(clips)
 
-        clips = generator.clips(batch, callback)
+        clips = maker.clips(batch, callback)
         each = (time.perf_counter() - began) / len(missing)
         for job, clip in zip(batch, clips, strict=True):
             if job.id in done:
