@@ -144,7 +144,7 @@ def test_the_denoising_loop_never_waits_for_the_device(solver: Solver) -> None:
 
     def run(network: Network) -> AV[Tensor]:
         guidance = ClassifierFree(AV(4.0, 3.0), skip_layers=(1,))
-        return sample(network, noise, ShiftedSchedule(whole_timesteps=True), solver, guidance, 4, clean=clean)
+        return sample(network, noise, ShiftedSchedule(whole_timesteps=True), solver, guidance, 3, clean=clean)
 
     network = BoundNetwork(silent, contexts, GRIDS, torch.float64, AV(video=1))
     assert [x.device.type for x in run(network).values()] == ["meta", "meta"]
