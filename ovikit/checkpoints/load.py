@@ -37,13 +37,18 @@ def _opened(path: Path | str) -> Iterator[safe_open]:
 def read_tensors(path: Path | str) -> tuple[dict[str, Tensor], dict[str, str]]:
     """The tensors and the metadata of a .safetensors file. UserError if it is missing, truncated or not one."""
     with _opened(path) as handle:
-        return {name: handle.get_tensor(name) for name in handle.keys()}, handle.metadata() or {}  # noqa: SIM118
+        return {name: handle.get_tensor(name) for name in handle.keys()}, _metadata(handle)  # noqa: SIM118
 
 
 def read_metadata(path: Path | str) -> dict[str, str]:
     """The metadata of a .safetensors file, its tensors left on disk; errors as in ``read_tensors``."""
     with _opened(path) as handle:
-        return handle.metadata() or {}
+        return _metadata(handle)
+
+
+def _metadata(handle: safe_open) -> dict[str, str]:
+    """A file's metadata by key: safetensors gives it in any order, which would go on into what is written of it."""
+    return dict(sorted((handle.metadata() or {}).items()))
 
 
 def write_tensors(path: Path | str, tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> None:

@@ -57,7 +57,7 @@ def evaluate(
     if not clips.is_dir():
         raise UserError("there is no such folder of clips", "--clips " + str(clips))
     lock = recipe or clips / LOCK
-    if not lock.is_file():
+    if recipe is None and not lock.is_file():
         raise UserError(
             f"the clips come without {LOCK}", str(clips), "give the recipe in whose form they are: --recipe"
         )

@@ -197,7 +197,7 @@ def load_plugins(found: Iterable[EntryPoint] | None = None, only: str | None = N
             continue
         try:
             implementation = by_name[name][0].load()
-        except Exception as error:
+        except (Exception, SystemExit) as error:
             failure = PluginError(f"it failed to import: {type(error).__name__}: {error}", str(owners[0]))
             failure.__cause__ = error
             plugins.failures.append(failure)

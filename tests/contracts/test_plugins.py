@@ -55,6 +55,11 @@ def test_an_error_in_the_module_is_an_import_failure_too(shelf: Shelf) -> None:
     )
 
 
+def test_a_module_that_ends_the_program_is_an_import_failure_too(shelf: Shelf) -> None:
+    shelf.put("broken", "raise SystemExit(3)")
+    assert failure("broken") == "plugin 'broken' (dist-broken 1.0): it failed to import: SystemExit: 3"
+
+
 def test_a_broken_plugin_spares_the_others(shelf: Shelf) -> None:
     shelf.put("a-broken", "1 / 0")
     shelf.put("sound", FUSION.format(name="braid"))
