@@ -47,6 +47,8 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for name in ("recipes", "evals", "benchmarks"):
         shutil.copytree(ROOT / name, folder / name)
     shutil.copytree(ROOT / "tests" / "parity" / "golden", folder / "tests" / "parity" / "golden")
+    suite = folder / "evals" / "suites" / "toyworld.yaml"
+    suite.write_text(suite.read_text().replace("count: 64", "count: 8"))
     trained = run(f"ovikit train recipes/tiny/ovi.yaml --run runs/mine {SMALL}", folder)
     assert trained.returncode == 0, trained.stderr
     shutil.copytree(folder / "runs" / "mine", folder / "runs" / "demo")
