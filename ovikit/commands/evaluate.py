@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from ovikit.commands.options import Overrides
+from ovikit.commands.options import SuiteOverrides
 from ovikit.errors import UserError
 
 if TYPE_CHECKING:
@@ -36,11 +36,9 @@ def evaluate(
         Path | None, typer.Option(metavar="DIR", help="Folder that keeps ground-truth clips; default: truth beside.")
     ] = None,
     report: Annotated[bool, typer.Option("--report", help="Write report.html, too.")] = False,
-    override: Overrides = None,
+    override: SuiteOverrides = None,
 ) -> None:
     """Score a folder of clips: each metric with its interval, its ceiling (ground truth) and its chance.
-
-    -o changes the suite.
 
     Example: ovikit eval evals/suites/toyworld.yaml --clips runs/demo/clips --report
     """

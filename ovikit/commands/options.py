@@ -11,4 +11,8 @@ Overrides = Annotated[
     list[str] | None,
     typer.Option("--override", "-o", metavar="PATH=VALUE", help="Change a value, such as sampling.steps=20."),
 ]
+SuiteOverrides = Annotated[
+    list[str] | None,
+    typer.Option("--override", "-o", metavar="PATH=VALUE", help="Change a value of the suite, as in prompts.count=16."),
+]
 RecipeFile = Annotated[Path, typer.Argument(metavar="RECIPE", help="A recipe or lock file.", show_default=False)]
