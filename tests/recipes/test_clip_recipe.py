@@ -95,6 +95,7 @@ def test_real_clips_come_back(videos: Path, tmp_path: Path) -> None:
 
     for envelope, least in ((motion, LEAST_MOTION), (loudness, LEAST_SOUND)):
         found = torch.tensor([[correlation(envelope(a), envelope(b)) for b in originals] for a in made])
+        sys.stdout.write(f"{envelope.__name__}, clips that were made (rows) against originals: {found.tolist()}\n")
         assert found.diagonal().min() > least, f"{envelope.__name__}: {found}"
         # each prompt gives its own clip back, not the other's
         assert found.argmax(dim=1).tolist() == [0, 1], f"{envelope.__name__}: {found}"
