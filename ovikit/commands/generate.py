@@ -60,10 +60,7 @@ def generate(
     Example: ovikit generate runs/demo --prompt "A red ball flashes twice on the left. Audio: two low tones" --seed 7
     """
     changes = [*(override or ()), *([] if seed is None else [f"sampling.seed={seed}"])]
-    given = [name for name, value in (("--prompt", prompt), ("--prompts", prompts), ("--suite", suite)) if value]
-    if len(given) != 1:
-        told = f"{' and '.join(given)} were given" if given else "there are no prompts"
-        raise UserError(told, hint="give one of --prompt TEXT, --prompts FILE and --suite SUITE")
+    _refuse_unless_one(prompt, prompts, suite)
     from rich.console import Console
 
     from ovikit.commands.progress import generation_progress
@@ -85,6 +82,14 @@ def generate(
             watcher=shown,
         )
     console.print(f"{len(done.made)} clips in {done.seconds:.1f} s: {done.folder}", highlight=False)
+
+
+def _refuse_unless_one(prompt: Sequence[str] | None, prompts: Path | None, suite: Path | None) -> None:
+    """UserError where the prompts come from nowhere, or from two places."""
+    given = [name for name, value in (("--prompt", prompt), ("--prompts", prompts), ("--suite", suite)) if value]
+    if len(given) != 1:
+        told = f"{' and '.join(given)} were given" if given else "there are no prompts"
+        raise UserError(told, hint="give one of --prompt TEXT, --prompts FILE and --suite SUITE")
 
 
 def _items(

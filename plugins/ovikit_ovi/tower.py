@@ -235,12 +235,8 @@ class OviTower(nn.Module):
         super().__init__()
         self.modality: Modality = modality
         self.channels, self.width, self.heads, self.depth = channels, width, heads, depth
-        self.feed_forward_width, self.text_length, self.frequency_width = (
-            feed_forward_width,
-            text_length,
-            frequency_width,
-        )
-        self.eps = eps
+        self.feed_forward_width, self.text_length = feed_forward_width, text_length
+        self.frequency_width, self.eps = frequency_width, eps
         self.patch = patch if modality == "video" else (1, 1, 1)
         if modality == "video":
             self.patch_embedding: nn.Module = nn.Conv3d(channels, width, patch, stride=patch)
