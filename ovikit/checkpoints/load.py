@@ -3,52 +3,30 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from pathlib import Path
 
-from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from ovikit.checkpoints.format import CheckpointFormat
+from ovikit.checkpoints.state import metadata_of, open_safetensors
 from ovikit.errors import UserError, listed
 from ovikit.files import atomic_path
 
 _SHOWN = 5
 
 
-@contextmanager
-def _opened(path: Path | str) -> Iterator[safe_open]:
-    """An open .safetensors file. UserError if it is missing, truncated or not one."""
-    if not Path(path).is_file():
-        raise UserError("no such weights file", str(path))
-    try:
-        with safe_open(str(path), "pt") as handle:
-            yield handle
-    except (SafetensorError, OSError, ValueError) as error:
-        raise UserError(
-            f"this is not a whole safetensors file ({error})",
-            str(path),
-            "perhaps truncated: copy it again",
-        ) from error
-
-
 def read_tensors(path: Path | str) -> tuple[dict[str, Tensor], dict[str, str]]:
     """The tensors and the metadata of a .safetensors file. UserError if it is missing, truncated or not one."""
-    with _opened(path) as handle:
-        return {name: handle.get_tensor(name) for name in handle.keys()}, _metadata(handle)  # noqa: SIM118
+    with open_safetensors(path) as handle:
+        return {name: handle.get_tensor(name) for name in handle.keys()}, metadata_of(handle)  # noqa: SIM118
 
 
 def read_metadata(path: Path | str) -> dict[str, str]:
     """The metadata of a .safetensors file, its tensors left on disk; errors as in ``read_tensors``."""
-    with _opened(path) as handle:
-        return _metadata(handle)
-
-
-def _metadata(handle: safe_open) -> dict[str, str]:
-    """A file's metadata by key: safetensors gives it in any order, which would go on into what is written of it."""
-    return dict(sorted((handle.metadata() or {}).items()))
+    with open_safetensors(path) as handle:
+        return metadata_of(handle)
 
 
 def write_tensors(path: Path | str, tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> None:
