@@ -12,11 +12,11 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
+from ovikit.data.mel import log_mel, waveform_of
 from ovikit.types import Clip, ClipSpec
 from ovikit_toyworld.block_dct import BlockDct
 from ovikit_toyworld.conditioner import HashedWords
 from ovikit_toyworld.detect import audio_onsets, pitch_of, visual_onsets
-from ovikit_toyworld.mel import log_mel, waveform_of
 from ovikit_toyworld.mel_dct import MelDct
 from ovikit_toyworld.transforms import dct_matrix
 from ovikit_toyworld.world import ToyWorld
