@@ -1,7 +1,7 @@
 """Names of tensors from one layout to another, by rules that are read in both directions.
 
-A rule is a pair of templates. ``{m}`` stands for a modality, ``{i}`` for a layer number and ``{r}`` for any rest; each
-placeholder of one template appears in the other. The first rule that matches wins, so the special ones come first.
+A rule is a pair of templates. ``{m}`` stands for a modality, ``{i}`` and ``{j}`` for layer numbers and ``{r}`` for any
+rest; each placeholder of one template appears in the other. The first rule that matches wins, so the special ones come first.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-_PLACEHOLDERS = {"m": r"video|audio", "i": r"\d+", "r": r".+"}
+_PLACEHOLDERS = {"m": r"video|audio", "i": r"\d+", "j": r"\d+", "r": r".+"}
 
 
 def _pattern(template: str) -> re.Pattern[str]:
