@@ -59,4 +59,4 @@ def test_a_sound_comes_back_from_its_mel_the_same_every_time() -> None:
     wave = waveform_of(mel, 8000)
     assert torch.equal(wave, waveform_of(mel, 8000))
     assert wave.shape == (2, 8000)
-    assert (log_mel(wave).clamp(min=-3.0) - mel.clamp(min=-3.0)).abs().mean() < 0.05
+    assert (log_mel(wave).clamp(min=-3.0) - mel.clamp(min=-3.0)).abs().mean() < 0.1
