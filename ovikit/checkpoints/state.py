@@ -9,6 +9,8 @@ from __future__ import annotations
 import json
 import pickle
 import re
+import struct
+import warnings
 import zipfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -37,6 +39,12 @@ _DTYPES = {
     "U8": torch.uint8,
     "BOOL": torch.bool,
 }
+
+
+_ENDS_EARLY = (
+    RuntimeError, OSError, EOFError, ValueError, LookupError, TypeError, AttributeError, AssertionError, struct.error
+)  # fmt: skip
+"""What PyTorch raises on a file that ends early or is not its own."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -192,32 +200,34 @@ def _unpickled(path: Path, kind: str) -> Any:
     zipped = kind == "zip"
     if zipped and not zipfile.is_zipfile(path):
         raise UserError("this file is truncated: the end of the archive is missing", str(path), _AGAIN)
+    if path.suffix == ".safetensors":  # PyTorch would go by the name
+        raise UserError(
+            "this is a PyTorch file under the name of a safetensors file", str(path), "rename it to end in .pth"
+        )
     try:
-        return torch.load(path, map_location="cpu", weights_only=True, mmap=zipped or None)
+        with warnings.catch_warnings(action="ignore"):
+            return torch.load(path, map_location="cpu", weights_only=True, mmap=zipped or None)
     except pickle.UnpicklingError as error:
-        if wanted := _refused(str(error)):
-            raise UserError(
-                f"this file wants to run code when it is opened ({wanted}), and was refused",
-                str(path),
-                "weights need no code: download them from where their authors publish them, as .safetensors if there",
-            ) from error
-        raise _damaged(path, error) from error
-    except (RuntimeError, OSError, EOFError, ValueError, KeyError, IndexError, TypeError, AttributeError) as error:
-        # What PyTorch raises on a file that ends early or is not its own.
+        raise _refused(path, error) from error
+    except _ENDS_EARLY as error:
         raise _damaged(path, error) from error
 
 
-def _refused(message: str) -> str | None:
-    """The function or class that a pickle asked for and may not have; None where that was not the trouble."""
-    found = re.search(r"(?:GLOBAL|class|function|global)\s+([\w.]+\.[\w.]+)", message)
-    asked = ("Unsupported global", "Unsupported class", "not an allowed global", "Trying to load unsupported GLOBAL")
-    if any(words in message for words in asked):
-        return found.group(1) if found else "an object that is not a tensor"
-    return None
+def _refused(path: Path, error: pickle.UnpicklingError) -> UserError:
+    """The error for a pickle that asks for anything but tensors and plain containers."""
+    hint = "weights need no code: download them from where their authors publish them, as .safetensors if there"
+    if named := re.search(r"(?:GLOBAL|class|function|global):?\s+([\w]+(?:\.\w+)+)", str(error)):
+        what = f"this file wants to run code when it is opened ({named.group(1)}), and was refused"
+    elif "Unsupported" in str(error):
+        what = "this file was refused: it is damaged, or a pickle with more in it than tensors, which could run code"
+    else:
+        return _damaged(path, error)
+    return UserError(what, str(path), hint)
 
 
 def _damaged(path: Path, error: Exception) -> UserError:
-    reason = str(error).strip().splitlines()[0][:200] if str(error).strip() else type(error).__name__
+    told = "" if isinstance(error, pickle.UnpicklingError) else str(error).strip()
+    reason = told.splitlines()[0][:200] if told else type(error).__name__
     return UserError(f"this weights file is truncated or damaged ({reason})", str(path), _AGAIN)
 
 
