@@ -22,6 +22,7 @@ from ovikit.layout import EVENTS
 
 if TYPE_CHECKING:
     from ovikit.checkpoints.format import CheckpointFormat
+    from ovikit.networks.precision import Precision
     from ovikit.networks.protocols import Attend
     from ovikit.types import AV
 
@@ -35,7 +36,9 @@ def _sdpa(config: NoOptions) -> Attend:
     return sdpa
 
 
-def _no_fusion(config: NoOptions, *, depth: int, width: AV[int], heads: AV[int], attend: Attend) -> Sequence[None]:
+def _no_fusion(
+    config: NoOptions, *, depth: int, width: AV[int], heads: AV[int], attend: Attend, precision: Precision
+) -> Sequence[None]:
     return (None,) * depth
 
 

@@ -1,8 +1,9 @@
-"""The files in the folder of a run: one command writes them, others read them."""
+"""The files in the folder of a run: one command writes them, others read them; and where what is fetched is kept."""
 
 from __future__ import annotations
 
 import csv
+import os
 from pathlib import Path
 
 LOCK = "recipe.lock.yaml"
@@ -11,6 +12,12 @@ CHECKPOINTS = "checkpoints"
 LAST_CHECKPOINT = "last.ckpt"
 WEIGHTS = "weights.safetensors"
 EVENTS = "events.jsonl"
+CACHE = "OVIKIT_CACHE"
+
+
+def cache_folder() -> Path:
+    """Where assets, embeddings and digests are kept between runs: what OVIKIT_CACHE says, or ~/.cache/ovikit."""
+    return Path(os.environ.get(CACHE) or "~/.cache/ovikit").expanduser()
 
 
 def read_metrics(path: Path) -> list[dict[str, str]]:

@@ -220,6 +220,23 @@ class Stream:
     def with_tokens(self, tokens: Float[Tensor, "b n w"]) -> Stream:
         return replace(self, tokens=tokens)
 
+    def part(self, start: int, stop: int) -> Stream:
+        """The stream of the batch's items from ``start`` up to ``stop``."""
+
+        def cut(value: Tensor) -> Tensor:
+            return value[start:stop]
+
+        noise = NoiseConditioning(cut(self.noise.embedding), cut(self.noise.projection), self.noise.spans)
+        context = self.context
+        return replace(
+            self,
+            tokens=cut(self.tokens),
+            noise=noise,
+            context=KeyValue(cut(context.key), cut(context.value)) if isinstance(context, KeyValue) else cut(context),
+            lengths=None if self.lengths is None else cut(self.lengths),
+            context_lengths=None if self.context_lengths is None else cut(self.context_lengths),
+        )
+
 
 @dataclass(frozen=True, slots=True)
 class Perturbation:

@@ -5,8 +5,8 @@ Shape legend: b clips of a batch.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Sequence
+from dataclasses import replace
 
 import torch
 from torch import Tensor
@@ -16,41 +16,10 @@ from ovikit.generate.jobs import Job
 from ovikit.networks.joint import JointModel
 from ovikit.networks.protocols import Codec, Conditioner
 from ovikit.numerics.guidance import NEGATIVE, PROMPT
-from ovikit.numerics.protocols import Pass
 from ovikit.numerics.sample import Callback, draw_noise, sample
 from ovikit.recipe.build import Sampling
-from ovikit.types import AV, Clip, ClipSpec, Context, KeyValue, Modality, Text, TokenGrid
-
-
-@dataclass(frozen=True, slots=True)
-class BoundNetwork:
-    """The velocity field of one batch: the model with its texts, ready for ``sample``.
-
-    contexts:    by conditioning, the text as each tower sees it, with every layer's keys and values
-    clean_steps: how many leading latent steps of each modality are given
-    """
-
-    model: JointModel
-    contexts: Mapping[str, AV[Context]]
-    grids: AV[TokenGrid]
-    dtype: torch.dtype
-    clean_steps: AV[int] = AV()
-
-    def __call__(self, x: AV[Tensor], told: AV[float], run: Pass) -> AV[Tensor]:
-        """Velocity of each modality at the noise level ``told``."""
-
-        def level(modality: Modality, value: Tensor) -> Tensor:
-            return torch.full((value.shape[0],), told[modality], dtype=torch.float64, device=value.device)
-
-        sigma = AV.of({modality: level(modality, value) for modality, value in x.items()})
-        return self.model(
-            x.map(lambda value: value.to(self.dtype)),
-            sigma,
-            self.contexts[run.conditioning],
-            self.grids,
-            clean_steps=self.clean_steps,
-            perturbation=run.perturbation,
-        )
+from ovikit.runtime.passes import BoundNetwork
+from ovikit.types import AV, Clip, ClipSpec, Context, KeyValue, Text
 
 
 class ClipMaker:

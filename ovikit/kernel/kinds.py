@@ -27,19 +27,21 @@ class Kind:
 KINDS: dict[str, Kind] = {
     kind.name: kind
     for kind in (
-        # modality "video" | "audio"; channels: of the codec's latents; text_width: of the conditioner
-        Kind("backbone", "backbones", ("modality", "channels", "text_width"), "a Backbone (nn.Module)"),
-        # depth int; width AV[int]; heads AV[int]; attend callable
+        # modality "video" | "audio"; channels: of the codec's latents; text_width: of the conditioner;
+        # precision Precision, what is computed in which number format
+        Kind("backbone", "backbones", ("modality", "channels", "text_width", "precision"), "a Backbone (nn.Module)"),
+        # depth int; width AV[int]; heads AV[int]; attend callable; precision Precision
         Kind(
             "fusion",
             "fusions",
-            ("depth", "width", "heads", "attend"),
+            ("depth", "width", "heads", "attend", "precision"),
             "a sequence of depth FusionLayers (nn.Module) or None",
         ),
         Kind("positions", "positions", (), "a Positions"),
-        # clip ClipSpec
-        Kind("codec", "codecs", ("clip",), "a Codec"),
-        Kind("conditioner", "conditioners", (), "a Conditioner"),
+        # clip ClipSpec; assets Assets, where weight files are found
+        Kind("codec", "codecs", ("clip", "assets"), "a Codec"),
+        # assets Assets
+        Kind("conditioner", "conditioners", ("assets",), "a Conditioner"),
         Kind("attention", "attentions", (), "an Attend callable"),
         Kind("schedule", "schedules", (), "a Schedule"),
         Kind("solver", "solvers", (), "a Solver"),

@@ -22,10 +22,10 @@ from ovikit.kernel import hookspecs
 from ovikit.kernel.catalog import Catalog, Plugin, PluginError, Registered, refuse_bad_component, suggestion
 from ovikit.kernel.events import Event
 from ovikit.kernel.kinds import KINDS
+from ovikit.layout import cache_folder
 
 GROUP = "ovikit"
 ONLY = "OVIKIT_PLUGINS"
-CACHE = "OVIKIT_CACHE"
 _RANKS = ("RANK", "LOCAL_RANK", "SLURM_PROCID")
 
 
@@ -85,7 +85,7 @@ class Plugins:
 
     def resolve_asset(self, uri: str, cache_dir: Path | None = None) -> Path:
         """The local path of an asset, from the first plugin that knows it. UserError when none does."""
-        kept = cache_dir or Path(os.environ.get(CACHE) or "~/.cache/ovikit").expanduser()
+        kept = cache_dir or cache_folder()
         found = self._first("ovikit_resolve_asset", {"uri": uri, "cache_dir": kept})
         if found is None:
             raise UserError(

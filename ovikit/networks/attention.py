@@ -5,10 +5,26 @@ Shape legend: b batch, n queries, m keys, h heads, d head width.
 
 from __future__ import annotations
 
+from typing import Protocol, runtime_checkable
+
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 from torch.nn import functional as F
+
+from ovikit.networks.protocols import Attend
+
+
+@runtime_checkable
+class SpreadAttend(Protocol):
+    """An ``attend`` whose tokens are spread over processes; ``local`` is for keys that each of them holds whole."""
+
+    local: Attend
+
+
+def whole_keys(attend: Attend) -> Attend:
+    """The ``attend`` for keys that are not spread over processes: the text's."""
+    return attend.local if isinstance(attend, SpreadAttend) else attend
 
 
 def length_mask(lengths: Int[Tensor, " b"], size: int) -> Bool[Tensor, "b {size}"]:

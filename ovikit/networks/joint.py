@@ -7,12 +7,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from itertools import pairwise
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from ovikit.networks.protocols import Attend, Backbone, Block, Positions
+from ovikit.networks.protocols import Attend, Backbone, Block, Partition, Positions
 from ovikit.networks.rotary import rotation
 from ovikit.networks.stages import run_block
 from ovikit.types import (
@@ -56,6 +57,19 @@ class PairLayer(nn.Module):
         )
 
 
+class Whole:
+    """The partition of a single process: every token is here."""
+
+    def spread(self, stream: Stream) -> Stream:
+        return stream
+
+    def gather(self, tokens: Float[Tensor, "b n w"], total: int) -> Float[Tensor, "b n w"]:
+        return tokens
+
+
+WHOLE = Whole()
+
+
 class JointModel(nn.Module):
     """The velocity field of video and audio together.
 
@@ -64,7 +78,12 @@ class JointModel(nn.Module):
     """
 
     def __init__(
-        self, towers: AV[nn.Module], fusion: Sequence[nn.Module | None], positions: Positions, attend: Attend
+        self,
+        towers: AV[nn.Module],
+        fusion: Sequence[nn.Module | None],
+        positions: Positions,
+        attend: Attend,
+        partition: Partition = WHOLE,
     ) -> None:
         super().__init__()
         depth = max(self._backbone(tower).depth for tower in towers.values())
@@ -80,6 +99,7 @@ class JointModel(nn.Module):
             for i in range(depth)
         )
         self.positions = positions
+        self.partition = partition
         self._rotations: dict[tuple[object, ...], Rotation] = {}
 
     @staticmethod
@@ -131,7 +151,7 @@ class JointModel(nn.Module):
         *,
         clean_steps: AV[int] = AV(),
         lengths: AV[Int[Tensor, " b"]] = AV(),
-        perturbation: Perturbation = Perturbation(),
+        perturbation: Perturbation | tuple[Perturbation, ...] = Perturbation(),
     ) -> AV[Float[Tensor, "b c *tyx"]]:
         """Velocity of each modality, in the layout of its latents.
 
@@ -140,6 +160,7 @@ class JointModel(nn.Module):
         grids:       of the latents, from the codecs
         clean_steps: how many leading latent steps hold clean data (a given first frame): their noise level is 0
         lengths:     valid tokens of each item, for batches of unequal length
+        perturbation: of the whole batch; or one for each of k equal, consecutive parts of it
         """
         tokens_grid = AV.of({m: self.tower(m).grid(grids[m]) for m in latents.modalities})
         streams = AV.of(
@@ -148,12 +169,14 @@ class JointModel(nn.Module):
                 for m, x in latents.items()
             }
         )
+        ends = {m: stream.noise for m, stream in streams.items()}
+        spread = streams.map(self.partition.spread)
+        parts = perturbation if isinstance(perturbation, tuple) else (perturbation,)
         for i, layer in enumerate(self.layers):
-            if i in perturbation.skip_layers:
-                continue
-            streams = AV.of({m: _enter(i, s, context[m], perturbation) for m, s in streams.items()})
-            streams = layer(streams, perturbation.cut_fusion)
-        return AV.of({m: self.tower(m).head(s.tokens, s.noise, tokens_grid[m]) for m, s in streams.items()})
+            streams = AV.of({m: _enter(i, s, context[m]) for m, s in spread.items()})
+            spread = _run_layer(i, layer, streams, parts)
+        whole = {m: self.partition.gather(s.tokens, len(tokens_grid[m])) for m, s in spread.items()}
+        return AV.of({m: self.tower(m).head(tokens, ends[m], tokens_grid[m]) for m, tokens in whole.items()})
 
     def _stream(
         self,
@@ -177,7 +200,33 @@ def _noise(tower: Backbone, sigma: Float[Tensor, " b"], clean: int, total: int) 
     return tower.noise(torch.stack((torch.zeros_like(sigma), sigma), dim=1), (clean, total - clean))
 
 
-def _enter(i: int, stream: Stream, context: Context, perturbation: Perturbation) -> Stream:
+def _enter(i: int, stream: Stream, context: Context) -> Stream:
     """The stream as layer ``i`` receives it: with this layer's keys and values where they are cached."""
-    here = context.cached[i] if i < len(context.cached) else context.tokens
-    return replace(stream, context=here, skip_self=i in perturbation.skip_self)
+    return replace(stream, context=context.cached[i] if i < len(context.cached) else context.tokens)
+
+
+Streams = AV[Stream]
+Mode = tuple[bool, bool, bool]
+"""What a perturbation does to one layer: skipped, fusion cut, self-attention skipped."""
+
+
+def _run_layer(i: int, layer: nn.Module, streams: Streams, parts: tuple[Perturbation, ...]) -> Streams:
+    """The streams after layer ``i``. The parts of the batch that it treats alike go through it together."""
+    modes: list[Mode] = [(i in one.skip_layers, one.cut_fusion, i in one.skip_self) for one in parts]
+    if len(set(modes)) == 1:
+        return _run_part(layer, streams, modes[0])
+    whole = streams.map(lambda stream: stream.tokens)
+    size = next(whole.values()).shape[0] // len(parts)
+    bounds = [j for j in range(len(modes) + 1) if j in (0, len(modes)) or modes[j] != modes[j - 1]]
+    done = [
+        _run_part(layer, streams.map(lambda s, a=a, b=b: s.part(a * size, b * size)), modes[a])
+        for a, b in pairwise(bounds)
+    ]
+    return AV.of({m: s.with_tokens(torch.cat([one[m].tokens for one in done])) for m, s in streams.items()})
+
+
+def _run_part(layer: nn.Module, streams: Streams, mode: Mode) -> Streams:
+    skipped, cut_fusion, skip_self = mode
+    if skipped:
+        return streams
+    return layer(streams.map(lambda stream: replace(stream, skip_self=skip_self)), cut_fusion)

@@ -9,10 +9,11 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any, Literal, NamedTuple, Protocol, runtime_checkable
 
+import torch
 from jaxtyping import Float, Float32, Float64, Int
 from torch import Tensor, nn
 
-from ovikit.types import AV, Clip, KeyValue, Modality, NoiseConditioning, Stream, Text, TokenGrid
+from ovikit.types import AV, Clip, ClipSpec, KeyValue, Modality, NoiseConditioning, Stream, Text, TokenGrid
 
 Attend = Callable[
     [Float[Tensor, "b n h d"], Float[Tensor, "b m h d"], Float[Tensor, "b m h d"], Int[Tensor, " b"] | None],
@@ -111,6 +112,41 @@ class Positions(Protocol):
         ...
 
 
+@runtime_checkable
+class Partition(Protocol):
+    """How the tokens of one clip are shared out between processes."""
+
+    def spread(self, stream: Stream) -> Stream:
+        """This process's share of a stream: its tokens, with the rotations and the noise spans cut alike."""
+        ...
+
+    def gather(self, tokens: Float[Tensor, "b m w"], total: int) -> Float[Tensor, "b {total} w"]:
+        """All ``total`` tokens again, from this process's share."""
+        ...
+
+
+Progress = Callable[[int, int], None]
+"""``progress(done, total)``, now and then in long work."""
+
+
+@runtime_checkable
+class Weighted(Protocol):
+    """A codec or conditioner with weights of its own. Whoever drives it says when they are read and where they lie:
+    building it reads nothing."""
+
+    def load(self, device: torch.device | str) -> None:
+        """Reads the weights the first time, and puts them on ``device``. UserError for a missing or damaged file."""
+        ...
+
+    def unload(self) -> None:
+        """Frees the weights; a later ``load`` reads them again."""
+        ...
+
+    def weight_bytes(self) -> int:
+        """What the weights take, from the architecture alone."""
+        ...
+
+
 class Codec(Protocol):
     """Pixels or a waveform to latents and back, with the grid of the latents. Deterministic.
 
@@ -128,8 +164,17 @@ class Codec(Protocol):
         """The grid of the latents of one clip of the recipe's form."""
         ...
 
-    def encode(self, samples: Float32[Tensor, "b ..."]) -> Float[Tensor, "b c *tyx"]: ...
-    def decode(self, latents: Float[Tensor, "b c *tyx"]) -> Float32[Tensor, "b ..."]: ...
+    def for_clip(self, clip: ClipSpec) -> Codec:
+        """The same codec for clips of another form; weights are shared."""
+        ...
+
+    def encode(self, samples: Float32[Tensor, "b ..."]) -> Float[Tensor, "b c *tyx"]:
+        """Latents of whole clips; of video also those of the first frame alone (frames == 1)."""
+        ...
+
+    def decode(self, latents: Float[Tensor, "b c *tyx"], progress: Progress | None = None) -> Float32[Tensor, "b ..."]:
+        """Exactly the recipe's frames or samples."""
+        ...
 
     def fingerprint(self) -> str:
         """Changes whenever the latents of a clip, or what is decoded from them, would change: name, version and
@@ -137,10 +182,21 @@ class Codec(Protocol):
         ...
 
 
+class Prepared(NamedTuple):
+    """A prompt as it will be encoded, and what its author should be told of it."""
+
+    text: str
+    notes: tuple[str, ...] = ()
+
+
 class Conditioner(Protocol):
     """Prompt to context tokens."""
 
     width: int
+
+    def prepare(self, prompt: str) -> Prepared:
+        """The prompt in the form that the model was trained with. Needs no weights."""
+        ...
 
     def encode(self, prompts: Sequence[str]) -> Text: ...
     def fingerprint(self) -> str: ...

@@ -10,6 +10,7 @@ from typing import Any
 from jaxtyping import Float
 from torch import Tensor
 
+from ovikit.networks.attention import whole_keys
 from ovikit.networks.protocols import Attend, Block
 from ovikit.networks.rotary import rotate
 from ovikit.types import Stream
@@ -31,7 +32,8 @@ def context_attention(
 ) -> tuple[Float[Tensor, "b n h d"], Float[Tensor, "b n h d"]]:
     """The text-attended heads, and the query that read them."""
     heads = block.context_heads(stream.tokens, stream.context)
-    return attend(heads.query, heads.key, heads.value, stream.context_lengths), heads.query
+    attended = whole_keys(attend)(heads.query, heads.key, heads.value, stream.context_lengths)
+    return attended, heads.query
 
 
 def context_stage(block: Block, stream: Stream, attend: Attend) -> Stream:

@@ -89,5 +89,14 @@ class Objective(Protocol):
         ...
 
 
-Network = Callable[[AV[Tensor], AV[float], Pass], AV[Tensor]]
-"""``network(x, told sigma, pass) -> velocity``: what ``sample`` drives; it looks the pass's conditioning up."""
+Evaluate = Callable[[AV[Tensor], AV[float], Pass], AV[Tensor]]
+"""``evaluate(x, told sigma, pass) -> velocity`` of one pass; it looks the pass's conditioning up."""
+
+Network = Callable[[AV[Tensor], AV[float], tuple[Pass, ...]], Mapping[str, AV[Tensor]]]
+"""``network(x, told sigma, passes) -> velocity by the pass's name``: what ``sample`` drives. Whether the passes run one
+after the other, as one batch or on several devices is its own affair."""
+
+
+def in_turn(evaluate: Evaluate) -> Network:
+    """The network that runs the passes one after the other."""
+    return lambda x, told, passes: {run.name: evaluate(x, told, run) for run in passes}

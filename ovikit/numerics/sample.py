@@ -68,7 +68,7 @@ def sample(
 ) -> AV[Tensor]:
     """The latents that ``noise`` denoises to, in the dtype of the noise.
 
-    network:  ``network(x, told sigma, pass)``; its velocities are guided in their own dtype or that of the noise,
+    network:  ``network(x, told sigma, passes)``; its velocities are guided in their own dtype or that of the noise,
               whichever is wider (a guidance scale would magnify bfloat16's rounding), and stepped in the noise's
     noise:    the latents at sigma 1; a modality that is absent takes no part
     clean:    (b, c, k, ...) latent steps that are given. They are written over the first k steps before each
@@ -81,7 +81,8 @@ def sample(
 
     def field(x: AV[Tensor], sigma: AV[float]) -> AV[Tensor]:
         held, told = hold(x, clean), schedule.told(sigma)
-        return guidance.combine({run.name: network(held, told, run).zip(x, _widened) for run in guidance.passes(sigma)})
+        velocities = network(held, told, guidance.passes(sigma))
+        return guidance.combine({name: velocity.zip(x, _widened) for name, velocity in velocities.items()})
 
     x, state = hold(noise, clean), solver.init(noise)
     for step in range(steps):

@@ -5,7 +5,7 @@ Every function builds what its recipe says and nothing else; random numbers come
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
@@ -13,15 +13,18 @@ from typing import TYPE_CHECKING, Any, cast
 import torch
 from torch import nn
 
+from ovikit.checkpoints.assets import Assets
 from ovikit.checkpoints.format import CheckpointFormat
 from ovikit.checkpoints.load import in_our_names, load_into, read_tensors
 from ovikit.errors import UserError
 from ovikit.kernel.catalog import Catalog
 from ovikit.kernel.kinds import KINDS
 from ovikit.kernel.manager import installed_catalog, installed_plugins
+from ovikit.layout import cache_folder
 from ovikit.networks.init import initialise
-from ovikit.networks.joint import JointModel
-from ovikit.networks.protocols import Attend, Backbone, ClipSource, Codec, Conditioner, Positions
+from ovikit.networks.joint import WHOLE, JointModel
+from ovikit.networks.precision import Precision
+from ovikit.networks.protocols import Attend, Backbone, ClipSource, Codec, Conditioner, Partition, Positions
 from ovikit.numerics.protocols import Guidance, Objective, Schedule, Solver
 from ovikit.recipe.models import Recipe, Slot, Suite, Training
 from ovikit.types import AV, ClipSpec, Modality
@@ -67,24 +70,57 @@ def _per_modality(recipe: Recipe, video: Slot | None, audio: Slot | None) -> AV[
     return AV[Slot].of({modality: pair[modality] for modality in recipe.model.modalities})
 
 
-def build_codecs(recipe: Recipe) -> AV[Codec]:
+def find_assets(root: Path | None = None) -> Assets:
+    """The weight files of a folder; without one, those that plugins resolve."""
+    return Assets(root, lambda name: installed_plugins().resolve_asset(name), cache_folder())
+
+
+def build_codecs(recipe: Recipe, assets: Assets | None = None) -> AV[Codec]:
     """The codec of each modality that has a tower."""
-    clip, codecs = clip_spec(recipe), recipe.model.codecs
-    return _per_modality(recipe, codecs.video, codecs.audio).map(lambda slot: cast(Codec, build_slot(slot, clip=clip)))
+    clip, codecs, found = clip_spec(recipe), recipe.model.codecs, assets or find_assets()
+
+    def codec(slot: Slot) -> Codec:
+        return build_slot(slot, clip=clip, assets=found)
+
+    return _per_modality(recipe, codecs.video, codecs.audio).map(codec)
 
 
-def build_conditioner(recipe: Recipe) -> Conditioner:
-    return build_slot(recipe.model.conditioner)
+def build_conditioner(recipe: Recipe, assets: Assets | None = None) -> Conditioner:
+    return build_slot(recipe.model.conditioner, assets=assets or find_assets())
+
+
+def precision_of(recipe: Recipe) -> Precision:
+    """The number formats of the recipe's network."""
+    chosen = recipe.model.precision
+    return Precision(getattr(torch, chosen.dtype), chosen.policy)
+
+
+@dataclass(frozen=True, slots=True)
+class Spread:
+    """How the tokens of a clip are shared out between processes.
+
+    attend: makes an ``attend`` that reaches the keys of all processes
+    """
+
+    partition: Partition
+    attend: Callable[[Attend], Attend]
+
+
+ONE_PROCESS = Spread(WHOLE, lambda attend: attend)
 
 
 def build_model(
-    recipe: Recipe, codecs: AV[Codec], conditioner: Conditioner, device: torch.device | str = "cpu"
+    recipe: Recipe,
+    codecs: AV[Codec],
+    conditioner: Conditioner,
+    device: torch.device | str = "cpu",
+    spread: Spread = ONE_PROCESS,
 ) -> JointModel:
     """The joint model: its weights drawn from ``model.seed``, or read from ``model.checkpoint``.
 
     device: where it ends up; "meta": shapes only, no weights
     """
-    model = _on_meta(recipe, codecs, conditioner)
+    model = _on_meta(recipe, codecs, conditioner, spread)
     if torch.device(device).type == "meta":
         return model
     if recipe.model.checkpoint is None:
@@ -113,13 +149,19 @@ def load_weights(model: nn.Module, path: Path) -> dict[str, str]:
     return metadata
 
 
-def _on_meta(recipe: Recipe, codecs: AV[Codec], conditioner: Conditioner) -> JointModel:
-    parts = recipe.model
-    attend: Attend = build_slot(parts.attention)
+def _on_meta(recipe: Recipe, codecs: AV[Codec], conditioner: Conditioner, spread: Spread) -> JointModel:
+    parts, precision = recipe.model, precision_of(recipe)
+    attend: Attend = spread.attend(build_slot(parts.attention))
     positions: Positions = build_slot(parts.positions)
 
     def tower(modality: Modality, slot: Slot) -> nn.Module:
-        return build_slot(slot, modality=modality, channels=codecs[modality].channels, text_width=conditioner.width)
+        return build_slot(
+            slot,
+            modality=modality,
+            channels=codecs[modality].channels,
+            text_width=conditioner.width,
+            precision=precision,
+        )
 
     with torch.device("meta"):
         slots = _per_modality(recipe, parts.video, parts.audio)
@@ -136,12 +178,14 @@ def _on_meta(recipe: Recipe, codecs: AV[Codec], conditioner: Conditioner) -> Joi
                 width=told.map(lambda one: one.width),
                 heads=told.map(lambda one: one.heads),
                 attend=attend,
+                precision=precision,
             )
         if len(fusion) != depths[-1]:
             raise UserError(
                 f"fusion '{parts.fusion.type}' built {len(fusion)} layers for towers of {depths[-1]}", "model.fusion"
             )
-        return JointModel(towers, fusion, positions, attend)
+        model = JointModel(towers, fusion, positions, attend, spread.partition)
+        return model.to(precision.dtype)
 
 
 def _refuse_bad_grid(tower: Backbone, codec: Codec, slot: Slot) -> None:

@@ -115,6 +115,15 @@ class Codecs(Section):
     """Codec of the sound; needed where there is an audio tower."""
 
 
+class Precision(Section):
+    """Number formats of the joint network."""
+
+    dtype: Literal["float32", "bfloat16", "float64"] = "float32"
+    """Format of weights, matrix products and attention."""
+    policy: Literal["clean", "official"] = "clean"
+    """official: rounded wherever the released code rounds; clean: norms, modulation and tokens stay in float32."""
+
+
 class Model(Section):
     """The joint network and what stands between it and files and prompts."""
 
@@ -134,6 +143,10 @@ class Model(Section):
     """What computes attention."""
     seed: Seed = 0
     """Seed of the initial weights."""
+    precision: Precision = Precision()
+    """Number formats."""
+    quantization: Literal["none", "int8", "fp8"] = "none"
+    """Format that the large matrices of the towers are kept in."""
     checkpoint: Annotated[CheckpointSlot | None, Of("checkpoint_format")] = None
     """Weights to start from; null: drawn from the seed."""
 
@@ -255,6 +268,38 @@ class Training(Section):
     """Length of the run, device and precision."""
 
 
+class Memory(Section):
+    """Where the weights lie while clips are made."""
+
+    plan: Literal["auto", "full", "offload-components", "stream-layers"] = "auto"
+    """full: all but the text encoder stays on the device; offload-components: only the part at work is there;
+    stream-layers: the network's layers come one by one from host memory; auto: the first of these that fits."""
+    budget_gb: PositiveFloat | None = None
+    """Device memory to stay within, in GB (1e9 bytes); null: what the device has free."""
+
+
+class Parallel(Section):
+    """Processes that share the work on one clip. The rest of what torchrun starts shares the clips."""
+
+    sequence: PositiveInt = 1
+    """Processes that share the tokens of a clip; they divide the heads among them."""
+    guidance: Literal[1, 2] = 1
+    """2: the prompt pass and the negative pass run side by side."""
+
+
+class Runtime(Section):
+    """How a clip is computed, not what: none of it changes a clip beyond rounding, so the digest leaves it out."""
+
+    memory: Memory = Memory()
+    """Where the weights lie."""
+    guidance: Literal["auto", "batched", "in-turn"] = "auto"
+    """Whether the passes of a step run as one batch; auto: as the memory plan has it."""
+    compile: bool = False
+    """Compile the layers with torch.compile: slower to start, faster from then on."""
+    parallel: Parallel = Parallel()
+    """Processes that work on one clip."""
+
+
 class Evaluation(Section):
     """What to measure by default."""
 
@@ -290,7 +335,8 @@ class Document(Section):
 
     @property
     def digest(self) -> str:
-        """sha256 (hex) of the canonical JSON of everything but what is measured afterwards (``evaluation``)."""
+        """sha256 (hex) of the canonical JSON of everything but how it is computed (``runtime``) and what is measured
+        afterwards (``evaluation``)."""
         return digest_of(self.to_dict())
 
 
@@ -305,6 +351,8 @@ class Recipe(Document):
     """How noise becomes a clip."""
     training: Training | None = None
     """How the weights are learned; null: this recipe does not train."""
+    runtime: Runtime = Runtime()
+    """How clips are computed."""
     evaluation: Evaluation | None = None
     """What to measure by default."""
 
@@ -336,7 +384,7 @@ class Suite(Document):
 
 
 def digest_of(data: Mapping[str, Any]) -> str:
-    """Hex sha256 of the canonical JSON of a resolved document, without its ``evaluation``."""
-    kept = {key: value for key, value in data.items() if key != "evaluation"}
+    """Hex sha256 of the canonical JSON of a resolved document, without its ``runtime`` and ``evaluation``."""
+    kept = {key: value for key, value in data.items() if key not in ("runtime", "evaluation")}
     text = json.dumps(kept, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
     return hashlib.sha256(text.encode()).hexdigest()

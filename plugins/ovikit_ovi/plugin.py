@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from torch import nn
 
     from ovikit.checkpoints.format import CheckpointFormat
+    from ovikit.networks.precision import Precision
     from ovikit.networks.protocols import Attend
     from ovikit.types import AV, Modality
     from ovikit_ovi.positions import IndexPositions
@@ -71,7 +72,9 @@ class NativeConfig(Config):
     """Base of the rotation frequencies."""
 
 
-def _tower(config: WanTowerConfig, *, modality: Modality, channels: int, text_width: int) -> OviTower:
+def _tower(
+    config: WanTowerConfig, *, modality: Modality, channels: int, text_width: int, precision: Precision
+) -> OviTower:
     from ovikit_ovi.tower import OviTower
 
     return OviTower(
@@ -90,7 +93,7 @@ def _tower(config: WanTowerConfig, *, modality: Modality, channels: int, text_wi
 
 
 def _fusion(
-    config: OviFusionConfig, *, depth: int, width: AV[int], heads: AV[int], attend: Attend
+    config: OviFusionConfig, *, depth: int, width: AV[int], heads: AV[int], attend: Attend, precision: Precision
 ) -> Sequence[nn.Module]:
     from ovikit_ovi.fusion import ovi_fusion
 

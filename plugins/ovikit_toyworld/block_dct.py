@@ -9,6 +9,7 @@ import torch
 from einops import rearrange
 from torch import Tensor
 
+from ovikit.networks.protocols import Progress
 from ovikit.types import ClipSpec, Modality, TokenGrid
 from ovikit_toyworld.transforms import dct_matrix, zone
 
@@ -42,6 +43,11 @@ class BlockDct:
         self.kept = min(FREQUENCIES, block_px)
         self.zone = zone(f"block-dct/{frames}x{block_px}", channels, emphasis)
 
+    def for_clip(self, clip: ClipSpec) -> BlockDct:
+        return BlockDct(
+            clip, channels=self.channels, block_px=self.block_px, frames=self.frames, emphasis=self.emphasis
+        )
+
     def shape(self) -> tuple[int, int, int, int]:
         clip = self.clip
         steps = clip.frames // self.frames
@@ -65,7 +71,7 @@ class BlockDct:
         out = torch.einsum("btkymxnc,dc->btyxkmnd", out, _YCBCR)
         return out.flatten(-4)
 
-    def decode(self, latents: Tensor) -> Tensor:
+    def decode(self, latents: Tensor, progress: Progress | None = None) -> Tensor:
         """Pixels (b, f, height, width, 3) in [-1, 1] of latents (b, c, t, y, x)."""
         in_time, in_space = dct_matrix(self.frames, self.frames), dct_matrix(self.block_px, self.kept)
         sizes = (self.frames, self.kept, self.kept, 3)

@@ -13,6 +13,7 @@ from functools import lru_cache
 import torch
 from torch import Tensor
 
+from ovikit.networks.protocols import Prepared
 from ovikit.types import Text
 
 VERSION = "1"
@@ -39,6 +40,9 @@ class HashedWords:
         steps = torch.arange(length, dtype=torch.float64)[:, None]
         channels = torch.arange(width, dtype=torch.float64)[None]
         self._order = (_ORDER * torch.sin(steps * 100.0 ** (-channels / width) + channels * torch.pi / 2)).float()
+
+    def prepare(self, prompt: str) -> Prepared:
+        return Prepared(prompt)
 
     def encode(self, prompts: Sequence[str]) -> Text:
         """Rows (b, l, c) of variance about 1, zero past each prompt's words; l is the longest prompt's."""

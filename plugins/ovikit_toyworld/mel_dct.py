@@ -9,8 +9,9 @@ import torch
 from einops import rearrange
 from torch import Tensor
 
+from ovikit.data.mel import BANDS, HOP, RATE_HZ, log_mel, waveform_of
+from ovikit.networks.protocols import Progress
 from ovikit.types import ClipSpec, Modality, TokenGrid
-from ovikit_toyworld.mel import BANDS, HOP, RATE_HZ, log_mel, waveform_of
 from ovikit_toyworld.transforms import dct_matrix, zone
 
 VERSION = "1"
@@ -39,6 +40,11 @@ class MelDct:
         )
         self.zone = zone("mel-dct", channels, emphasis)
 
+    def for_clip(self, clip: ClipSpec) -> MelDct:
+        return MelDct(
+            clip, channels=self.channels, floor=self.floor, emphasis=self.emphasis, iterations=self.iterations
+        )
+
     def shape(self) -> tuple[int, int]:
         return self.channels, self.clip.samples // STEP_SAMPLES
 
@@ -63,7 +69,7 @@ class MelDct:
         out = torch.einsum("btgk,km,gf->btfm", out, dct_matrix(BANDS, BANDS), dct_matrix(FRAMES, FRAMES))
         return rearrange(out, "b t f m -> b m (t f)").clamp(min=0.0) + self.floor
 
-    def decode(self, latents: Tensor) -> Tensor:
+    def decode(self, latents: Tensor, progress: Progress | None = None) -> Tensor:
         """Waveforms (b, s) in [-1, 1] of latents (b, c, t)."""
         return waveform_of(self.decode_mel(latents), self.clip.samples, self.iterations, silence=self.floor)
 

@@ -11,6 +11,7 @@ from ovikit.kernel.component import Component, Config, NoOptions
 from ovikit.kernel.hookspecs import hookimpl
 
 if TYPE_CHECKING:
+    from ovikit.checkpoints.assets import Assets
     from ovikit.types import ClipSpec
     from ovikit_toyworld.block_dct import BlockDct
     from ovikit_toyworld.conditioner import HashedWords
@@ -100,7 +101,7 @@ def _prompts(config: HeldOutConfig, *, clip: ClipSpec) -> HeldOutPrompts:
     return HeldOutPrompts(clip, config.count, config.seed, config.kinds)
 
 
-def _block_dct(config: BlockDctConfig, *, clip: ClipSpec) -> BlockDct:
+def _block_dct(config: BlockDctConfig, *, clip: ClipSpec, assets: Assets) -> BlockDct:
     from ovikit_toyworld.block_dct import BlockDct
 
     return BlockDct(
@@ -108,7 +109,7 @@ def _block_dct(config: BlockDctConfig, *, clip: ClipSpec) -> BlockDct:
     )
 
 
-def _mel_dct(config: MelDctConfig, *, clip: ClipSpec) -> MelDct:
+def _mel_dct(config: MelDctConfig, *, clip: ClipSpec, assets: Assets) -> MelDct:
     from ovikit_toyworld.mel_dct import MelDct
 
     return MelDct(
@@ -116,7 +117,7 @@ def _mel_dct(config: MelDctConfig, *, clip: ClipSpec) -> MelDct:
     )
 
 
-def _hashed_words(config: HashedWordsConfig) -> HashedWords:
+def _hashed_words(config: HashedWordsConfig, *, assets: Assets) -> HashedWords:
     from ovikit_toyworld.conditioner import HashedWords
 
     return HashedWords(config.width, config.length, config.seed)

@@ -7,7 +7,6 @@ import torch
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
-from ovikit.generate.batch import BoundNetwork
 from ovikit.networks.attention import sdpa
 from ovikit.networks.init import initialise
 from ovikit.networks.joint import JointModel
@@ -19,6 +18,7 @@ from ovikit.numerics.solver.dpmpp_2m import DpmPlusPlus2M
 from ovikit.numerics.solver.euler import Euler
 from ovikit.numerics.solver.heun import Heun
 from ovikit.numerics.solver.unipc import UniPC
+from ovikit.runtime.passes import BoundNetwork
 from ovikit.types import AV, Perturbation, Text, TokenGrid
 from ovikit_ovi.fusion import ovi_fusion
 from ovikit_ovi.positions import IndexPositions, axis_channels
@@ -149,7 +149,7 @@ def test_the_denoising_loop_never_waits_for_the_device(solver: Solver) -> None:
     network = BoundNetwork(silent, contexts, GRIDS, torch.float64, AV(video=1))
     assert [x.device.type for x in run(network).values()] == ["meta", "meta"]
     with pytest.raises(RuntimeError, match="meta"):
-        run(lambda x, told, one: network(x.map(lambda value: value / value.std().item()), told, one))
+        run(lambda x, told, passes: network(x.map(lambda value: value / value.std().item()), told, passes))
 
 
 @pytest.mark.parametrize("cache", [True, False])

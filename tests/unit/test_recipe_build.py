@@ -120,7 +120,7 @@ def test_a_recipe_without_training_says_so(tmp_path: Path) -> None:
 
 
 def test_a_component_is_built_with_the_keywords_of_its_kind(tmp_path: Path) -> None:
-    with pytest.raises(TypeError, match=r"a codec is built with \('clip',\), not \(\)"):
+    with pytest.raises(TypeError, match=r"a codec is built with \('clip', 'assets'\), not \(\)"):
         build.build_slot(recipe_of(tmp_path).model.codecs.video)  # type: ignore[arg-type]
 
 

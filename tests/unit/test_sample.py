@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from ovikit.numerics.guidance import ClassifierFree
-from ovikit.numerics.protocols import Pass, Solver
+from ovikit.numerics.protocols import Pass, Solver, in_turn
 from ovikit.numerics.sample import draw_noise, sample
 from ovikit.numerics.schedule import ShiftedSchedule
 from ovikit.numerics.solver.dpmpp_2m import DpmPlusPlus2M
@@ -39,7 +39,7 @@ class Towards:
 
 @each_solver
 def test_noise_becomes_the_clip_that_the_network_knows(solver: Solver[Any]) -> None:
-    out = sample(Towards({"prompt": 0.4}), draw_noise(SHAPES, 0), ShiftedSchedule(), solver, NO_GUIDANCE, 6)
+    out = sample(in_turn(Towards({"prompt": 0.4})), draw_noise(SHAPES, 0), ShiftedSchedule(), solver, NO_GUIDANCE, 6)
     for modality, latents in out.items():
         assert latents.shape == SHAPES[modality]
         torch.testing.assert_close(latents, torch.full_like(latents, 0.4), rtol=0, atol=1e-5)
@@ -48,7 +48,7 @@ def test_noise_becomes_the_clip_that_the_network_knows(solver: Solver[Any]) -> N
 def test_guidance_moves_each_modality_past_the_prompt_by_its_scale() -> None:
     network = Towards({"prompt": 1.0, "negative": 0.0})
     guidance = ClassifierFree(AV(4.0, 3.0), skip_layers=(1,))
-    out = sample(network, draw_noise(SHAPES, 0), ShiftedSchedule(), Euler(), guidance, 3)
+    out = sample(in_turn(network), draw_noise(SHAPES, 0), ShiftedSchedule(), Euler(), guidance, 3)
     torch.testing.assert_close(out["video"], torch.full(SHAPES["video"], 4.0), rtol=0, atol=1e-5)
     torch.testing.assert_close(out["audio"], torch.full(SHAPES["audio"], 3.0), rtol=0, atol=1e-5)
     assert [run.perturbation.skip_layers for _, _, run in network.calls] == [(), (1,)] * 3
@@ -56,7 +56,7 @@ def test_guidance_moves_each_modality_past_the_prompt_by_its_scale() -> None:
 
 def test_the_network_is_told_whole_timesteps_and_shown_the_latents_of_the_exact_level() -> None:
     network, noise = Towards({"prompt": 0.0}), draw_noise(SHAPES, 0)
-    sample(network, noise, ShiftedSchedule(3.0, start=0.999, whole_timesteps=True), Euler(), NO_GUIDANCE, 4)
+    sample(in_turn(network), noise, ShiftedSchedule(3.0, start=0.999, whole_timesteps=True), Euler(), NO_GUIDANCE, 4)
     told = [sigma["video"] * 1000 for _, sigma, _ in network.calls]
     assert told == [999.0, 899.0, 749.0, 499.0]
     assert torch.equal(network.calls[0][0]["video"], noise["video"])
@@ -68,7 +68,7 @@ def test_clean_steps_are_shown_at_every_evaluation_and_come_back_untouched(solve
     clean = AV(video=torch.full((2, 3, 1, 2, 2), 7.0))
     noise = draw_noise(SHAPES, 0)
     before = noise["video"].clone()
-    out = sample(network, noise, ShiftedSchedule(), solver, NO_GUIDANCE, 5, clean=clean)
+    out = sample(in_turn(network), noise, ShiftedSchedule(), solver, NO_GUIDANCE, 5, clean=clean)
     assert network.calls
     for x, _, _ in network.calls:
         assert torch.equal(x["video"][:, :, :1], clean["video"])
@@ -81,7 +81,13 @@ def test_clean_steps_are_shown_at_every_evaluation_and_come_back_untouched(solve
 def test_clean_audio_steps_are_held_too() -> None:
     clean = AV(audio=torch.full((2, 5, 2), -3.0))
     out = sample(
-        Towards({"prompt": 0.0}), draw_noise(SHAPES, 0), ShiftedSchedule(), UniPC(), NO_GUIDANCE, 3, clean=clean
+        in_turn(Towards({"prompt": 0.0})),
+        draw_noise(SHAPES, 0),
+        ShiftedSchedule(),
+        UniPC(),
+        NO_GUIDANCE,
+        3,
+        clean=clean,
     )
     assert torch.equal(out["audio"][:, :, :2], clean["audio"])
 
@@ -89,7 +95,7 @@ def test_clean_audio_steps_are_held_too() -> None:
 def test_the_callback_is_told_of_every_step_with_its_latents() -> None:
     seen: list[tuple[int, int, AV[Tensor]]] = []
     out = sample(
-        Towards({"prompt": 0.0}), draw_noise(SHAPES, 0), ShiftedSchedule(), UniPC(), NO_GUIDANCE, 3,
+        in_turn(Towards({"prompt": 0.0})), draw_noise(SHAPES, 0), ShiftedSchedule(), UniPC(), NO_GUIDANCE, 3,
         callback=lambda done, steps, x: seen.append((done, steps, x)),
     )  # fmt: skip
     assert [(done, steps) for done, steps, _ in seen] == [(1, 3), (2, 3), (3, 3)]
@@ -98,7 +104,7 @@ def test_the_callback_is_told_of_every_step_with_its_latents() -> None:
 
 def test_one_modality_runs_alone() -> None:
     out = sample(
-        Towards({"prompt": 0.4}), draw_noise(AV(audio=(1, 2, 3)), 0), ShiftedSchedule(), UniPC(),
+        in_turn(Towards({"prompt": 0.4})), draw_noise(AV(audio=(1, 2, 3)), 0), ShiftedSchedule(), UniPC(),
         ClassifierFree(AV(1.0, 1.0)), 4,
     )  # fmt: skip
     assert out.video is None
@@ -107,7 +113,9 @@ def test_one_modality_runs_alone() -> None:
 
 def test_a_run_repeats_bit_for_bit_and_draws_nothing() -> None:
     def run() -> AV[Tensor]:
-        return sample(Towards({"prompt": 0.4}), draw_noise(SHAPES, 5), ShiftedSchedule(), UniPC(), NO_GUIDANCE, 4)
+        return sample(
+            in_turn(Towards({"prompt": 0.4})), draw_noise(SHAPES, 5), ShiftedSchedule(), UniPC(), NO_GUIDANCE, 4
+        )
 
     first, state = run(), torch.get_rng_state()
     again = run()
@@ -122,7 +130,7 @@ def test_low_precision_velocities_are_guided_in_the_precision_of_the_latents() -
         return x.map(lambda value: torch.full_like(value, speed, dtype=torch.bfloat16))
 
     noise = AV(audio=torch.zeros(1, 1, 4))
-    out = sample(network, noise, ShiftedSchedule(), Euler(), ClassifierFree(AV(1.0, 3.0)), 2)
+    out = sample(in_turn(network), noise, ShiftedSchedule(), Euler(), ClassifierFree(AV(1.0, 3.0)), 2)
     torch.testing.assert_close(out["audio"], torch.full((1, 1, 4), -(1 - 2**-7 + 3 * 2**-7)))
 
 

@@ -20,7 +20,7 @@ from ovikit.kernel import manager
 from ovikit.kernel.catalog import Plugin
 from ovikit.kernel.component import Component, Config, NoOptions
 from ovikit.kernel.hookspecs import hookimpl
-from ovikit.networks.protocols import Heads
+from ovikit.networks.protocols import Heads, Prepared
 from ovikit.networks.stages import context_stage, feed_forward_stage, self_stage
 from ovikit.types import AV, Clip, ClipSpec, KeyValue, Modality, NoiseConditioning, Stream, Text, TokenGrid
 
@@ -140,7 +140,10 @@ class PoolCodec:
         parts = samples.unflatten(1, (-1, 800))
         return torch.stack((parts.mean(-1), parts.std(-1)), dim=1)
 
-    def decode(self, latents: Tensor) -> Tensor:
+    def for_clip(self, clip: ClipSpec) -> PoolCodec:
+        return PoolCodec(clip, self.modality)
+
+    def decode(self, latents: Tensor, progress: object = None) -> Tensor:
         raise NotImplementedError("nothing is decoded in training")
 
     def fingerprint(self) -> str:
@@ -151,6 +154,9 @@ class LetterText:
     """Each letter of the prompt as a one-hot of its code; the empty prompt is one token of zeros."""
 
     width = 6
+
+    def prepare(self, prompt: str) -> Prepared:
+        return Prepared(prompt)
 
     def encode(self, prompts: Sequence[str]) -> Text:
         lengths = [max(1, len(prompt)) for prompt in prompts]
@@ -219,14 +225,18 @@ class KitPlugin:
 
     @hookimpl
     def ovikit_register_backbones(self) -> Sequence[Component]:
-        def build(config: TowerConfig, *, modality: Modality, channels: int, text_width: int) -> KitTower:
+        def build(
+            config: TowerConfig, *, modality: Modality, channels: int, text_width: int, precision: object
+        ) -> KitTower:
             return KitTower(modality, channels, text_width, config.depth, config.dropout)
 
         return (Component("kit-tower", TowerConfig, build, "a small tower"),)
 
     @hookimpl
     def ovikit_register_fusions(self) -> Sequence[Component]:
-        def build(config: NoOptions, *, depth: int, width: object, heads: object, attend: Any) -> list[KitFusion]:
+        def build(
+            config: NoOptions, *, depth: int, width: object, heads: object, attend: Any, precision: object
+        ) -> list[KitFusion]:
             return [KitFusion(attend) for _ in range(depth)]
 
         return (Component("kit-fusion", NoOptions, build, "a small fusion"),)
@@ -238,13 +248,17 @@ class KitPlugin:
     @hookimpl
     def ovikit_register_codecs(self) -> Sequence[Component]:
         return (
-            Component("kit-pixels", NoOptions, lambda config, clip: PoolCodec(clip, "video"), "means of pixels"),
-            Component("kit-samples", NoOptions, lambda config, clip: PoolCodec(clip, "audio"), "means of samples"),
+            Component(
+                "kit-pixels", NoOptions, lambda config, clip, assets: PoolCodec(clip, "video"), "means of pixels"
+            ),
+            Component(
+                "kit-samples", NoOptions, lambda config, clip, assets: PoolCodec(clip, "audio"), "means of samples"
+            ),
         )
 
     @hookimpl
     def ovikit_register_conditioners(self) -> Sequence[Component]:
-        return (Component("kit-letters", NoOptions, lambda config: LetterText(), "letters"),)
+        return (Component("kit-letters", NoOptions, lambda config, assets: LetterText(), "letters"),)
 
     @hookimpl
     def ovikit_register_datasets(self) -> Sequence[Component]:

@@ -13,12 +13,12 @@ import torch
 from torch import Tensor
 
 from ovikit.errors import UserError
-from ovikit.generate.batch import BoundNetwork
 from ovikit.networks.joint import JointModel
 from ovikit.numerics.guidance import NEGATIVE, PROMPT, ClassifierFree
 from ovikit.numerics.sample import sample
 from ovikit.numerics.schedule import ShiftedSchedule
 from ovikit.numerics.solver.unipc import UniPC
+from ovikit.runtime.passes import BoundNetwork
 from ovikit.types import AV, MODALITIES
 from ovikit_ovi.parity.golden import Golden, build_model, grid_of, latents_in, latents_out, skipped_layers, text_in
 
