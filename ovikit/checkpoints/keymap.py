@@ -1,7 +1,8 @@
 """Names of tensors from one layout to another, by rules that are read in both directions.
 
 A rule is a pair of templates. ``{m}`` stands for a modality, ``{i}`` and ``{j}`` for layer numbers and ``{r}`` for any
-rest; each placeholder of one template appears in the other. The first rule that matches wins, so the special ones come first.
+rest; each placeholder of one template appears in the other. The first rule that matches wins, so the special ones come
+first.
 """
 
 from __future__ import annotations
