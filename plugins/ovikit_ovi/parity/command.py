@@ -13,7 +13,7 @@ PRECISIONS = ("float64", "float32")
 
 Files = Annotated[
     list[Path],
-    typer.Argument(metavar="FILE...", help="Golden files: fusion_X, generate_X, samplers, rope.", show_default=False),
+    typer.Argument(metavar="FILE...", help="Golden files, as tests/parity/golden has them.", show_default=False),
 ]
 Precisions = Annotated[list[str] | None, typer.Option("--dtype", help="float64 or float32; repeatable. Default: both.")]
 

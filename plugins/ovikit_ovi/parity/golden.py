@@ -53,6 +53,15 @@ class Golden:
             raise UserError(f"the options of case {wrong[0]} are not a mapping", str(self.path))
         return {name: dict(options) for name, options in found.items() if isinstance(options, dict)}
 
+    def recorded_cases(self) -> list[str]:
+        """The cases that tensors were recorded for, in the order of their names; they need not have options."""
+        return sorted({name.split(".", 1)[1].rsplit(".", 1)[0] for name in self.tensors if name.startswith("cases.")})
+
+    def weights(self) -> dict[str, Tensor]:
+        """The recorded weights under their official names."""
+        mark = "weights."
+        return {name.removeprefix(mark): value for name, value in self.tensors.items() if name.startswith(mark)}
+
     def refuse_uncompared(self, compared: Collection[tuple[str, str]]) -> None:
         """UserError where nothing was compared, or an output was recorded that no replay came to."""
         recorded = {tuple(name.split(".", 1)[1].rsplit(".", 1)) for name in self.tensors if _OUTPUT.fullmatch(name)}
@@ -120,11 +129,7 @@ def empty_model(golden: Golden) -> JointModel:
 def build_model(golden: Golden, dtype: torch.dtype) -> JointModel:
     """The model with the file's weights, put in through the checkpoint format."""
     where, model = str(golden.path), empty_model(golden).to(dtype)
-    official = {
-        name.removeprefix("weights."): value.to(dtype)
-        for name, value in golden.tensors.items()
-        if name.startswith("weights.")
-    }
+    official = {name: value.to(dtype) for name, value in golden.weights().items()}
     try:
         load_into(model, ovi_format().keymap.to_ours(official), where)
     except UnmappedError as error:

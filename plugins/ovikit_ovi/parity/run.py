@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from ovikit.errors import UserError
-from ovikit_ovi.parity import fusion, generate, rope, samplers
+from ovikit_ovi.parity import bigvgan, fusion, generate, mel, mmaudio_vae, rope, samplers
 from ovikit_ovi.parity.golden import Golden
 
 Replay = Callable[[Golden, torch.dtype], Iterator[tuple[str, str, Tensor, Tensor]]]
@@ -36,6 +36,9 @@ KINDS: dict[str, Kind] = {
     "generate": Kind(generate.replay, float32_solver=True),
     "samplers": Kind(samplers.replay, float32_solver=True, float32_grid=True),
     "rope": Kind(rope.replay),
+    "mel": Kind(mel.replay),
+    "mmaudio_vae": Kind(mmaudio_vae.replay),
+    "bigvgan": Kind(bigvgan.replay),
 }
 TOLERANCE = {torch.float64: 1e-9, torch.float32: 1e-5}
 """How close a precision must come: max |a - b| / max |b|."""

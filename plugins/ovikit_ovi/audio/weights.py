@@ -1,0 +1,126 @@
+"""The weights of the audio codec: two files, read when they are needed, shared by codecs of several clips."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from ovikit.checkpoints.assets import Assets
+from ovikit.checkpoints.load import in_our_names, load_into
+from ovikit.checkpoints.state import read_state
+from ovikit.errors import UserError
+from ovikit.extras import require
+from ovikit_ovi.audio.keymap import GENERATOR, SPELLING, VAE, VOCODER
+from ovikit_ovi.audio.weight_norm import with_filters_of_length_one, with_weight_norm, without_weight_norm
+
+
+@dataclass(frozen=True, slots=True)
+class Sizes:
+    """The widths of the two networks.
+
+    channels:         of a latent
+    bands:            of the mel spectrogram
+    hidden_channels:  of the autoencoder's outermost level
+    vocoder_channels: of the vocoder's first layer
+    """
+
+    channels: int
+    bands: int
+    hidden_channels: int
+    vocoder_channels: int
+
+
+@dataclass(frozen=True, slots=True)
+class Networks:
+    """Both networks with their weights.
+
+    autoencoder: ``encode`` and ``decode`` between log-mels and latents
+    vocoder:     log-mels to waveforms
+    """
+
+    autoencoder: nn.Module
+    vocoder: nn.Module
+
+    def to(self, device: torch.device | str) -> Networks:
+        return Networks(self.autoencoder.to(device), self.vocoder.to(device))
+
+
+def stored_form(sizes: Sizes, dtype: torch.dtype = torch.float32) -> Networks:
+    """Both networks on the meta device with the names and shapes that their files have, weight norm and all."""
+    require("diffusers.models.autoencoders.autoencoder_mmaudio", "ovi")
+    from ovikit_ovi.audio.networks import autoencoder, vocoder
+
+    with torch.device("meta"):
+        made = autoencoder(sizes.bands, sizes.channels, sizes.hidden_channels)
+        return Networks(made.to(dtype), with_weight_norm(vocoder(sizes.bands, sizes.vocoder_channels)).to(dtype))
+
+
+def fill_autoencoder(model: nn.Module, tensors: Mapping[str, Tensor], where: str) -> nn.Module:
+    """The autoencoder of ``stored_form`` with its weights, every one and no other, as it computes with them.
+    UserError where they do not fit; ``where`` names their source in it."""
+    load_into(model, in_our_names(tensors, VAE, where), where)
+    return with_filters_of_length_one(model).requires_grad_(False).eval()
+
+
+def fill_vocoder(model: nn.Module, tensors: Mapping[str, Tensor], where: str) -> nn.Module:
+    """As ``fill_autoencoder``, the vocoder; its weight norm may be in either spelling."""
+    try:
+        ours = SPELLING.to_ours(in_our_names(tensors, VOCODER, where))
+    except ValueError as error:
+        raise UserError(f"it has a weight in both spellings of weight norm ({error})", where) from error
+    load_into(model, ours, where)
+    return without_weight_norm(model).requires_grad_(False).eval()
+
+
+class AudioWeights:
+    """Both networks of the codec, on the device that they were last loaded to, or not in memory at all.
+
+    vae, vocoder: names of their files in ``assets``
+    dtype:        of the autoencoder; the vocoder is always float32
+    """
+
+    def __init__(self, assets: Assets, *, vae: str, vocoder: str, sizes: Sizes, dtype: torch.dtype) -> None:
+        self.sizes, self.dtype = sizes, dtype
+        self._assets, self._vae, self._vocoder = assets, vae, vocoder
+        self._networks: Networks | None = None
+        self._device = torch.device("cpu")
+
+    @property
+    def networks(self) -> Networks:
+        """Both networks. RuntimeError before ``load``."""
+        if self._networks is None:
+            raise RuntimeError("the mmaudio codec has no weights yet: load() comes first")
+        return self._networks
+
+    @property
+    def device(self) -> torch.device:
+        """Where the networks were last loaded to."""
+        return self._device
+
+    def load(self, device: torch.device | str) -> None:
+        networks = self._read() if self._networks is None else self._networks
+        self._networks, self._device = networks.to(device), torch.device(device)
+
+    def unload(self) -> None:
+        self._networks = None
+
+    def _read(self) -> Networks:
+        paths = self._assets.path(self._vae), self._assets.path(self._vocoder)
+        empty = stored_form(self.sizes)
+        autoencoder = fill_autoencoder(empty.autoencoder, read_state(paths[0])[0], str(paths[0]))
+        vocoder = fill_vocoder(empty.vocoder, read_state(paths[1], GENERATOR)[0], str(paths[1]))
+        return Networks(autoencoder.to(self.dtype), vocoder)
+
+    def weight_bytes(self) -> int:
+        """Bytes of both networks in memory, from the architecture alone."""
+        empty = stored_form(self.sizes)
+        models = (empty.autoencoder.to(self.dtype), without_weight_norm(empty.vocoder))
+        return sum(one.numel() * one.element_size() for model in models for one in model.state_dict().values())
+
+    def fingerprint(self) -> str:
+        """Changes with the content of the two files and with the dtype. UserError where they are not to be found."""
+        digests = (self._assets.digest(name)[:16] for name in (self._vae, self._vocoder))
+        return "/".join((str(self.dtype).removeprefix("torch."), *digests))
