@@ -9,6 +9,8 @@ from pydantic import Field, model_validator
 
 from ovikit.kernel.component import Component, Config, NoOptions
 from ovikit.kernel.hookspecs import hookimpl
+from ovikit_ovi.audio.component import COMPONENT as MMAUDIO
+from ovikit_ovi.text.component import COMPONENT as UMT5
 
 if TYPE_CHECKING:
     import typer
@@ -134,6 +136,16 @@ def ovikit_register_positions() -> Sequence[Component]:
         Component("scaled-audio", ScaledAudioConfig, _scaled_audio, "audio index multiplied by a ratio (Ovi)"),
         Component("native", NativeConfig, _native, "each modality counts its own tokens: Ovi without scaling"),
     )
+
+
+@hookimpl
+def ovikit_register_codecs() -> Sequence[Component]:
+    return (MMAUDIO,)
+
+
+@hookimpl
+def ovikit_register_conditioners() -> Sequence[Component]:
+    return (UMT5,)
 
 
 @hookimpl
