@@ -1,0 +1,1 @@
+"""The video codec of the released Ovi: the Wan2.2 autoencoder of TI2V-5B."""
