@@ -53,10 +53,16 @@ def plugin_versions(recipe: Recipe, catalog: Catalog) -> dict[str, str]:
     }
 
 
-def locked(recipe: Recipe, catalog: Catalog | None = None, folder: Path | None = None) -> dict[str, Any]:
+def locked(
+    recipe: Recipe,
+    catalog: Catalog | None = None,
+    folder: Path | None = None,
+    checkpoint_sha256: str | None = None,
+) -> dict[str, Any]:
     """The content of the recipe's lock file: the resolved recipe, and a ``lock`` section that loading verifies.
 
     folder: where the lock file will lie; the suite's path is rewritten to start there
+    checkpoint_sha256: of the recipe's checkpoint where it has been read; default: of the file that plugins resolve
     """
     data = recipe.to_dict()
     suite = recipe.suite_path()
@@ -67,7 +73,9 @@ def locked(recipe: Recipe, catalog: Catalog | None = None, folder: Path | None =
         "versions": versions(),
         "components": plugin_versions(recipe, catalog or installed_catalog()),
     }
-    if recipe.model.checkpoint is not None:
+    if recipe.model.checkpoint is not None and checkpoint_sha256 is not None:
+        lock["checkpoint_sha256"] = checkpoint_sha256
+    elif recipe.model.checkpoint is not None:
         path = installed_plugins().resolve_asset(recipe.model.checkpoint.path)
         if not path.is_file():
             raise UserError("a checkpoint is one file", str(path))
@@ -75,10 +83,12 @@ def locked(recipe: Recipe, catalog: Catalog | None = None, folder: Path | None =
     return {**data, "lock": lock}
 
 
-def write_lock(recipe: Recipe, path: Path | str, catalog: Catalog | None = None) -> None:
-    """Writes the recipe's lock file, complete or not at all. It loads as a recipe."""
+def write_lock(
+    recipe: Recipe, path: Path | str, catalog: Catalog | None = None, checkpoint_sha256: str | None = None
+) -> None:  # fmt: skip
+    """Writes the recipe's lock file, complete or not at all. It loads as a recipe. Arguments as in ``locked``."""
     path = Path(path)
-    atomic_write_text(path, dump_yaml(locked(recipe, catalog, path.parent)))
+    atomic_write_text(path, dump_yaml(locked(recipe, catalog, path.parent, checkpoint_sha256)))
 
 
 def dump_yaml(data: dict[str, Any]) -> str:

@@ -104,6 +104,9 @@ class ClipForm(Section):
     """Pictures per second."""
     sample_rate_hz: PositiveInt
     """Sound samples per second."""
+    area_px: PositiveInt | None = None
+    """Pixels of a picture (height times width) that a given size, or the shape of a given first frame, is brought to;
+    null: this recipe makes clips of its own size, and sizes that are given are taken as they are."""
 
 
 class Codecs(Section):

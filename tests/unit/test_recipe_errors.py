@@ -12,7 +12,7 @@ from ovikit.recipe.load import load_recipe, load_suite
 
 FUSION, RATIO, TOWER, STEPS = "fusion: {type: ovi}", "    ratio: 0.19", "video: {type: tower, width: 16}", "steps: 4"
 FUSIONS = "there are: gated, none, ovi"
-CLIP = "there are: duration_s, frame_rate_hz, height_px, sample_rate_hz, width_px"
+CLIP = "there are: area_px, duration_s, frame_rate_hz, height_px, sample_rate_hz, width_px"
 BAG = "conditioner: {type: bag}"
 
 # What is replaced in the good recipe, by what, and the message.
