@@ -11,11 +11,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from ovikit.checkpoints.assets import Assets
 from ovikit.checkpoints.format import CheckpointFormat
-from ovikit.checkpoints.load import in_our_names, load_into, read_tensors
+from ovikit.checkpoints.load import Place, load_file_into, on_host, place_all
+from ovikit.checkpoints.state import read_header, read_state
 from ovikit.errors import UserError
 from ovikit.kernel.catalog import Catalog
 from ovikit.kernel.kinds import KINDS
@@ -24,7 +25,16 @@ from ovikit.layout import cache_folder
 from ovikit.networks.init import initialise
 from ovikit.networks.joint import WHOLE, JointModel
 from ovikit.networks.precision import Precision
-from ovikit.networks.protocols import Attend, Backbone, ClipSource, Codec, Conditioner, Partition, Positions
+from ovikit.networks.protocols import (
+    Attend,
+    Backbone,
+    ClipSource,
+    Codec,
+    Conditioner,
+    Partition,
+    Positions,
+    Progress,
+)
 from ovikit.numerics.protocols import Guidance, Objective, Schedule, Solver
 from ovikit.recipe.models import Recipe, Slot, Suite, Training
 from ovikit.types import AV, ClipSpec, Modality
@@ -115,38 +125,71 @@ def build_model(
     conditioner: Conditioner,
     device: torch.device | str = "cpu",
     spread: Spread = ONE_PROCESS,
+    *,
+    assets: Assets | None = None,
+    progress: Progress | None = None,
 ) -> JointModel:
     """The joint model: its weights drawn from ``model.seed``, or read from ``model.checkpoint``.
 
     device: where it ends up; "meta": shapes only, no weights
+    assets, progress: as in ``fill_model``
     """
     model = _on_meta(recipe, codecs, conditioner, spread)
     if torch.device(device).type == "meta":
         return model
+
+    def place(name: str, tensor: Tensor, scale: Tensor | None = None) -> Tensor:
+        return on_host(name, tensor) if torch.device(device).type == "cpu" else tensor.to(device)
+
+    fill_model(model, recipe, assets=assets, place=place, progress=progress)
+    return model
+
+
+def fill_model(
+    model: JointModel,
+    recipe: Recipe,
+    *,
+    weights: Path | None = None,
+    assets: Assets | None = None,
+    place: Place = on_host,
+    progress: Progress | None = None,
+) -> dict[str, str]:
+    """The metadata of the weights that were put into a model without any.
+
+    weights:  a file that is read instead of the recipe's checkpoint; its names are ours, or those of a format that a
+              plugin recognises
+    assets:   where the checkpoint is found
+    place:    where each weight goes, and in which form
+    progress: told of the bytes that are there
+    """
+    if weights is not None:
+        return load_weights(model, weights, place, progress)
     if recipe.model.checkpoint is None:
         model.to_empty(device="cpu")
         initialise(model, torch.Generator().manual_seed(recipe.model.seed))
-    else:
-        # Every weight comes from the file, so none is drawn: the model takes the file's memory and no more.
-        path = installed_plugins().resolve_asset(recipe.model.checkpoint.path)
-        tensors, _ = read_tensors(path)
-        checkpoint: CheckpointFormat = build_slot(recipe.model.checkpoint)
-        load_into(model, in_our_names(tensors, checkpoint, str(path)), str(path))
-    return model.to(device)
+        place_all(model, place)
+        return {}
+    path = (assets or find_assets()).path(recipe.model.checkpoint.path)
+    checkpoint: CheckpointFormat = build_slot(recipe.model.checkpoint)
+    return load_file_into(model, path, _unless_ours(checkpoint, model, path), place, progress)
 
 
-def load_weights(model: nn.Module, path: Path) -> dict[str, str]:
+def _unless_ours(checkpoint: CheckpointFormat, model: nn.Module, path: Path) -> CheckpointFormat | None:
+    """The format, but None for a file that names its tensors as the model does: a converted folder holds such."""
+    return None if read_header(path).keys() >= model.state_dict().keys() else checkpoint
+
+
+def load_weights(
+    model: nn.Module, path: Path, place: Place = on_host, progress: Progress | None = None
+) -> dict[str, str]:
     """The metadata of a weights file, after its tensors have been put into the model.
 
     They are named as in the model, or as in the checkpoint format that a plugin recognises in the file.
     """
-    tensors, metadata = read_tensors(path)
+    tensors, metadata = read_state(path)
     name = installed_plugins().detect_checkpoint(tensors, metadata)
-    if name is not None:
-        component = installed_catalog().find("checkpoint_format", name).component
-        tensors = in_our_names(tensors, component.build(component.config()), str(path))
-    load_into(model, tensors, str(path))
-    return metadata
+    component = None if name is None else installed_catalog().find("checkpoint_format", name).component
+    return load_file_into(model, path, component and component.build(component.config()), place, progress)
 
 
 def _on_meta(recipe: Recipe, codecs: AV[Codec], conditioner: Conditioner, spread: Spread) -> JointModel:
