@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from ovikit.errors import UserError
-from ovikit_ovi.parity import bigvgan, fusion, generate, mel, mmaudio_vae, rope, samplers, umt5
+from ovikit_ovi.parity import bigvgan, fusion, generate, mel, mmaudio_vae, rope, samplers, umt5, wan_vae
 from ovikit_ovi.parity.golden import Golden
 
 Replay = Callable[[Golden, torch.dtype], Iterator[tuple[str, str, Tensor, Tensor]]]
@@ -40,6 +40,7 @@ KINDS: dict[str, Kind] = {
     "mmaudio_vae": Kind(mmaudio_vae.replay),
     "bigvgan": Kind(bigvgan.replay),
     "umt5": Kind(umt5.replay),
+    "wan_vae": Kind(wan_vae.replay),
 }
 TOLERANCE = {torch.float64: 1e-9, torch.float32: 1e-5}
 """How close a precision must come: max |a - b| / max |b|."""
