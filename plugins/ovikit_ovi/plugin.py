@@ -11,6 +11,7 @@ from ovikit.kernel.component import Component, Config, NoOptions
 from ovikit.kernel.hookspecs import hookimpl
 from ovikit_ovi.audio.component import COMPONENT as MMAUDIO
 from ovikit_ovi.text.component import COMPONENT as UMT5
+from ovikit_ovi.video.component import COMPONENT as WAN_VAE
 
 if TYPE_CHECKING:
     import typer
@@ -140,7 +141,7 @@ def ovikit_register_positions() -> Sequence[Component]:
 
 @hookimpl
 def ovikit_register_codecs() -> Sequence[Component]:
-    return (MMAUDIO,)
+    return (WAN_VAE, MMAUDIO)
 
 
 @hookimpl
