@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote, urlparse
 
+from ovikit.builtin_attention import COMPONENTS as ATTENTIONS
 from ovikit.builtin_data import DATASETS
 from ovikit.builtin_numerics import COMPONENTS as NUMERICS
 from ovikit.files import writing
@@ -30,12 +31,6 @@ ASSETS = "OVIKIT_ASSETS"
 _log = logging.getLogger("ovikit")
 
 
-def _sdpa(config: NoOptions) -> Attend:
-    from ovikit.networks.attention import sdpa
-
-    return sdpa
-
-
 def _no_fusion(
     config: NoOptions, *, depth: int, width: AV[int], heads: AV[int], attend: Attend, precision: Precision
 ) -> Sequence[None]:
@@ -44,7 +39,7 @@ def _no_fusion(
 
 @hookimpl
 def ovikit_register_attentions() -> Sequence[Component]:
-    return (Component("sdpa", NoOptions, _sdpa, "PyTorch's scaled dot-product attention"),)
+    return ATTENTIONS
 
 
 @hookimpl

@@ -23,6 +23,7 @@ import pytest
 WITHOUT = "OVIKIT_TEST_WITHOUT_PLUGINS"
 CHECKED = (
     "ovikit.networks.attention",
+    "ovikit.networks.flash",
     "ovikit.networks.joint",
     "ovikit.networks.protocols",
     "ovikit.networks.rotary",

@@ -20,7 +20,8 @@ from ovikit.numerics import path
 from ovikit.types import Clip, Text
 
 ANNOTATED = [
-    "ovikit.networks.attention", "ovikit.networks.joint", "ovikit.networks.protocols", "ovikit.networks.rotary",
+    "ovikit.networks.attention", "ovikit.networks.flash", "ovikit.networks.joint", "ovikit.networks.protocols",
+    "ovikit.networks.rotary",
     "ovikit.networks.stages", "ovikit.numerics.path", "ovikit.types",
     "ovikit_ovi.fusion", "ovikit_ovi.positions", "ovikit_ovi.tower",
 ]  # fmt: skip
