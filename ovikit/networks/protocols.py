@@ -147,6 +147,16 @@ class Weighted(Protocol):
         ...
 
 
+@runtime_checkable
+class Decoding(Protocol):
+    """A codec that knows how much memory it decodes in."""
+
+    def decode_bytes(self) -> int:
+        """The most that ``decode`` of one clip of the recipe's form takes beyond the weights: latents, everything in
+        between and the samples."""
+        ...
+
+
 class Codec(Protocol):
     """Pixels or a waveform to latents and back, with the grid of the latents. Deterministic.
 
