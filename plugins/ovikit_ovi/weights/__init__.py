@@ -1,0 +1,1 @@
+"""Folders of released weights: what belongs in them, and from one layout to another."""
