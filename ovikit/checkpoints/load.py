@@ -25,7 +25,7 @@ _ALIGNMENT = 64
 """Bytes. What PyTorch's own allocations have on the CPU; where a mapped file has less, products may round otherwise."""
 
 _FLOAT8 = (torch.float8_e4m3fn, torch.float8_e5m2)
-_SCALED_MARK = "scaled_fp8"
+SCALED_MARK = "scaled_fp8"
 """An empty tensor that says in some files that the float8 ones have scales."""
 
 
@@ -134,7 +134,7 @@ def load_file_into(
     """
     where, header = str(path), read_header(path)
     scales = scale_names(header)
-    stored = {name: info for name, info in header.items() if name not in scales.values() and name != _SCALED_MARK}
+    stored = {name: info for name, info in header.items() if name not in scales.values() and name != SCALED_MARK}
     blanks = {name: torch.empty(info.shape, dtype=info.dtype, device="meta") for name, info in stored.items()}
     check_names_and_shapes(model, blanks if checkpoint is None else in_our_names(blanks, checkpoint, where), where)
     dtypes = {name: value.dtype for name, value in model.state_dict().items()}
