@@ -18,3 +18,6 @@ class Precision:
 
     dtype: torch.dtype = torch.float32
     policy: Literal["clean", "official"] = "clean"
+
+
+FLOAT32 = Precision()

@@ -15,6 +15,7 @@ from einops import rearrange
 from jaxtyping import Float
 from torch import Generator, Tensor, nn
 
+from ovikit.networks.precision import FLOAT32, Precision
 from ovikit.networks.protocols import Attend, Block
 from ovikit.networks.rotary import rotate
 from ovikit.networks.stages import context_attention, feed_forward_stage, self_stage
@@ -78,7 +79,14 @@ class OviFusionLayer(nn.Module):
         return mine.with_tokens(block.context_merge(mine.tokens, heads))
 
 
-def ovi_fusion(depth: int, width: AV[int], heads: AV[int], attend: Attend, init_scale: float = 0.1) -> list[nn.Module]:
+def ovi_fusion(
+    depth: int,
+    width: AV[int],
+    heads: AV[int],
+    attend: Attend,
+    init_scale: float = 0.1,
+    precision: Precision = FLOAT32,
+) -> list[nn.Module]:
     """One OviFusionLayer per layer. ValueError when the towers' head widths differ, since queries of one meet keys
     of the other."""
     if width["video"] // heads["video"] != width["audio"] // heads["audio"]:

@@ -18,6 +18,7 @@ from jaxtyping import Float, Float64
 from torch import Generator, Tensor, nn
 from torch.nn import functional as F
 
+from ovikit.networks.precision import FLOAT32, Precision
 from ovikit.networks.protocols import Heads
 from ovikit.types import KeyValue, Modality, NoiseConditioning, Text, TokenGrid
 
@@ -231,9 +232,11 @@ class OviTower(nn.Module):
         frequency_width: int = 256,
         patch: tuple[int, int, int] = (1, 2, 2),
         eps: float = 1e-6,
+        precision: Precision = FLOAT32,
     ) -> None:
         super().__init__()
         self.modality: Modality = modality
+        self.precision = precision
         self.channels, self.width, self.heads, self.depth = channels, width, heads, depth
         self.feed_forward_width, self.text_length = feed_forward_width, text_length
         self.frequency_width, self.eps = frequency_width, eps

@@ -43,6 +43,7 @@ def test_attention_is_the_softmax_average(
     assert torch.allclose(found.double(), plain(q, k, v, lengths), atol=error)
 
 
+@pytest.mark.unchecked_shapes
 def test_attention_compiles_whole_also_where_a_backend_is_named() -> None:
     q, k, v = (drawn(2, n, 3, 8, seed=i) for i, n in enumerate((5, 9, 9)))
     for attend in (sdpa, ScaledDotProduct("math")):
