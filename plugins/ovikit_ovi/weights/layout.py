@@ -15,7 +15,7 @@ from itertools import product
 from pathlib import Path
 
 MANIFEST = "ovikit.json"
-APACHE, NON_COMMERCIAL, MIT = "Apache-2.0", "CC-BY-NC-4.0", "MIT"
+APACHE, NON_COMMERCIAL = "Apache-2.0", "CC-BY-NC-4.0"
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,11 +88,11 @@ FILES = (
     ),
     WeightsFile(
         "MMAudio/ext_weights/best_netG.pt", "bigvgan.safetensors", "bigvgan", "spectrogram to sound (BigVGAN)",
-        f"{NON_COMMERCIAL}, code {MIT}", (_MMAUDIO, "ext_weights/best_netG.pt"), 0.45, within="generator",
+        NON_COMMERCIAL, (_MMAUDIO, "ext_weights/best_netG.pt"), 0.45, within="generator",
     ),
 )  # fmt: skip
 """The official layout. MMAudio publishes the vocoder with its checkpoints, all of them under its non-commercial
-licence; the code of BigVGAN is MIT."""
+licence."""
 
 VARIANTS: Mapping[str, tuple[str, str]] = {
     "720x720_5s": ("Ovi/model.safetensors", "ovi-720x720-5s.yaml"),
