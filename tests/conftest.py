@@ -22,6 +22,7 @@ import pytest
 
 WITHOUT = "OVIKIT_TEST_WITHOUT_PLUGINS"
 CHECKED = (
+    "ovikit.data.mel",
     "ovikit.networks.attention",
     "ovikit.networks.flash",
     "ovikit.networks.joint",
@@ -30,6 +31,9 @@ CHECKED = (
     "ovikit.networks.stages",
     "ovikit.numerics.path",
     "ovikit.types",
+    "ovikit_ovi.audio.codec",
+    "ovikit_ovi.audio.networks",
+    "ovikit_ovi.audio.weight_norm",
     "ovikit_ovi.fusion",
     "ovikit_ovi.positions",
     "ovikit_ovi.tower",

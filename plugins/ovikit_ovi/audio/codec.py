@@ -73,7 +73,7 @@ class MMAudioCodec:
 
         UserError for NaN and infinity.
         """
-        _refuse_unfinite(samples, "the sound", "check the file that it was read from")
+        _refuse_unfinite(samples, "the sound holds", "check the file that it was read from")
         networks = self.weights.networks
         short = max(self.steps * STEP_SAMPLES - samples.shape[1], 0)
         mel = log_mel(F.pad(samples.to(self.weights.device), (0, short)), self.weights.sizes.bands)
@@ -90,7 +90,7 @@ class MMAudioCodec:
     @torch.no_grad()
     def decode(self, latents: Float[Tensor, "b c t"], progress: Progress | None = None) -> Float32[Tensor, "b s"]:
         """Waveforms in [-1, 1] of latents, of exactly the clip's samples. UserError for NaN and infinity."""
-        _refuse_unfinite(latents, "the audio latent tensor", "the numbers overflowed on the way: try another precision")
+        _refuse_unfinite(latents, "the audio latents hold", "the numbers overflowed on the way: try another precision")
         networks, waves = self.weights.networks, []
         for done, one in enumerate(latents.split(1), start=1):
             (wave,) = networks.vocoder(self.decode_mel(one), return_dict=False)
@@ -98,7 +98,9 @@ class MMAudioCodec:
             if progress is not None:
                 progress(done, len(latents))
         whole = torch.cat(waves)
-        _refuse_unfinite(whole, "the decoded sound", "the weights of 'mmaudio' may be damaged: ovikit weights check")
+        _refuse_unfinite(
+            whole, "the decoded sound holds", "the weights of 'mmaudio' may be damaged: ovikit weights check"
+        )
         missing = max(self.clip.samples - whole.shape[1], 0)
         return F.pad(whole, (0, missing))[:, : self.clip.samples]
 
@@ -117,4 +119,4 @@ class MMAudioCodec:
 
 def _refuse_unfinite(values: Tensor, what: str, hint: str) -> None:
     if not bool(values.isfinite().all()):
-        raise UserError(f"{what} holds NaN or infinity", "codec 'mmaudio'", hint)
+        raise UserError(f"{what} NaN or infinity", "codec 'mmaudio'", hint)

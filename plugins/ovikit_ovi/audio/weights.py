@@ -48,18 +48,26 @@ class Networks:
         return Networks(self.autoencoder.to(device), self.vocoder.to(device))
 
 
-def stored_form(sizes: Sizes, dtype: torch.dtype = torch.float32) -> Networks:
-    """Both networks on the meta device with the names and shapes that their files have, weight norm and all."""
+def stored_autoencoder(sizes: Sizes) -> nn.Module:
+    """The autoencoder on the meta device, with the names and shapes of its file."""
     require("diffusers.models.autoencoders.autoencoder_mmaudio", "ovi")
-    from ovikit_ovi.audio.networks import autoencoder, vocoder
+    from ovikit_ovi.audio.networks import autoencoder
 
     with torch.device("meta"):
-        made = autoencoder(sizes.bands, sizes.channels, sizes.hidden_channels)
-        return Networks(made.to(dtype), with_weight_norm(vocoder(sizes.bands, sizes.vocoder_channels)).to(dtype))
+        return autoencoder(sizes.bands, sizes.channels, sizes.hidden_channels)
+
+
+def stored_vocoder(sizes: Sizes) -> nn.Module:
+    """The vocoder on the meta device, with the names and shapes of its file: weight norm and all."""
+    require("diffusers.models.autoencoders.mmaudio_vocoder", "ovi")
+    from ovikit_ovi.audio.networks import vocoder
+
+    with torch.device("meta"):
+        return with_weight_norm(vocoder(sizes.bands, sizes.vocoder_channels))
 
 
 def fill_autoencoder(model: nn.Module, tensors: Mapping[str, Tensor], where: str) -> nn.Module:
-    """The autoencoder of ``stored_form`` with its weights, every one and no other, as it computes with them.
+    """What ``stored_autoencoder`` made with its weights, every one and no other, as it computes with them.
     UserError where they do not fit; ``where`` names their source in it."""
     load_into(model, in_our_names(tensors, VAE, where), where)
     return with_filters_of_length_one(model).requires_grad_(False).eval()
@@ -109,15 +117,14 @@ class AudioWeights:
 
     def _read(self) -> Networks:
         paths = self._assets.path(self._vae), self._assets.path(self._vocoder)
-        empty = stored_form(self.sizes)
-        autoencoder = fill_autoencoder(empty.autoencoder, read_state(paths[0])[0], str(paths[0]))
-        vocoder = fill_vocoder(empty.vocoder, read_state(paths[1], GENERATOR)[0], str(paths[1]))
+        tensors = read_state(paths[0])[0], read_state(paths[1], GENERATOR)[0]  # before diffusers, which takes seconds
+        autoencoder = fill_autoencoder(stored_autoencoder(self.sizes), tensors[0], str(paths[0]))
+        vocoder = fill_vocoder(stored_vocoder(self.sizes), tensors[1], str(paths[1]))
         return Networks(autoencoder.to(self.dtype), vocoder)
 
     def weight_bytes(self) -> int:
         """Bytes of both networks in memory, from the architecture alone."""
-        empty = stored_form(self.sizes)
-        models = (empty.autoencoder.to(self.dtype), without_weight_norm(empty.vocoder))
+        models = (stored_autoencoder(self.sizes).to(self.dtype), without_weight_norm(stored_vocoder(self.sizes)))
         return sum(one.numel() * one.element_size() for model in models for one in model.state_dict().values())
 
     def fingerprint(self) -> str:
