@@ -6,6 +6,7 @@ Shape legend: b batch, n tokens, w width, c channels, t y x latent steps, rows, 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 from itertools import pairwise
 
@@ -13,13 +14,14 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from ovikit.networks.protocols import Attend, Backbone, Block, Partition, Positions
+from ovikit.networks.protocols import Attend, Backbone, Block, Partition, Positions, Visit
 from ovikit.networks.rotary import rotation
 from ovikit.networks.stages import run_block
 from ovikit.types import (
     AV,
     MODALITIES,
     Context,
+    KeyValue,
     Modality,
     NoiseConditioning,
     Perturbation,
@@ -70,6 +72,11 @@ class Whole:
 WHOLE = Whole()
 
 
+def at_hand(i: int) -> AbstractContextManager[None]:
+    """The visit to a layer whose weights are always where the computation is."""
+    return nullcontext()
+
+
 class JointModel(nn.Module):
     """The velocity field of video and audio together.
 
@@ -100,6 +107,7 @@ class JointModel(nn.Module):
         )
         self.positions = positions
         self.partition = partition
+        self.visit: Visit = at_hand
         self._rotations: dict[tuple[object, ...], Rotation] = {}
 
     @staticmethod
@@ -117,12 +125,14 @@ class JointModel(nn.Module):
         """The text as each tower sees it. ``cache`` also keeps every layer's keys and values: for sampling,
         where they serve all steps of a clip; not for training, where weights change between calls."""
 
-        def one(modality: Modality, value: Text) -> Context:
-            tokens = self.tower(modality).context(value)
-            blocks = [layer.block(modality) for layer in self.layers if modality in layer.blocks]  # type: ignore[union-attr, operator]
-            return Context(tokens, cached=tuple(block.context_kv(tokens) for block in blocks) if cache else ())
-
-        return AV.of({modality: one(modality, value) for modality, value in text.items()})
+        tokens = AV.of({m: self.tower(m).context(value) for m, value in text.items()})
+        cached: dict[Modality, list[KeyValue]] = {m: [] for m in tokens.modalities}
+        for i, layer in enumerate(self.layers if cache else ()):
+            with self.visit(i):
+                for m, value in tokens.items():
+                    if m in layer.blocks:  # type: ignore[operator]  # ModuleList forgets the type
+                        cached[m].append(layer.block(m).context_kv(value))  # type: ignore[operator]
+        return AV.of({m: Context(value, cached=tuple(cached[m])) for m, value in tokens.items()})
 
     def rotations(self, grid: TokenGrid, like: Tensor) -> dict[str, Rotation]:
         """The rotations of a token grid by use, computed once per grid, device and precision."""
@@ -173,8 +183,11 @@ class JointModel(nn.Module):
         spread = streams.map(self.partition.spread)
         parts = perturbation if isinstance(perturbation, tuple) else (perturbation,)
         for i, layer in enumerate(self.layers):
+            if all(i in one.skip_layers for one in parts):  # not even visited: its weights may be far away
+                continue
             streams = AV.of({m: _enter(i, s, context[m]) for m, s in spread.items()})
-            spread = _run_layer(i, layer, streams, parts)
+            with self.visit(i):
+                spread = _run_layer(i, layer, streams, parts)
         whole = {m: self.partition.gather(s.tokens, len(tokens_grid[m])) for m, s in spread.items()}
         return AV.of({m: self.tower(m).head(tokens, ends[m], tokens_grid[m]) for m, tokens in whole.items()})
 

@@ -7,6 +7,7 @@ m tokens that a query attends to, t y x latent steps, rows, columns (``*tyx``: o
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
 from typing import Any, Literal, NamedTuple, Protocol, runtime_checkable
 
 import torch
@@ -125,6 +126,9 @@ class Partition(Protocol):
         ...
 
 
+Visit = Callable[[int], AbstractContextManager[object]]
+"""``visit(i)``: a context in which the weights of layer ``i`` are where the computation is."""
+
 Progress = Callable[[int, int], None]
 """``progress(done, total)``, now and then in long work."""
 
@@ -154,6 +158,15 @@ class Decoding(Protocol):
     def decode_bytes(self) -> int:
         """The most that ``decode`` of one clip of the recipe's form takes beyond the weights: latents, everything in
         between and the samples."""
+        ...
+
+
+@runtime_checkable
+class Licensed(Protocol):
+    """A codec or conditioner whose weights may not be used for everything."""
+
+    def terms(self) -> str:
+        """What their users must be told, in a line."""
         ...
 
 
