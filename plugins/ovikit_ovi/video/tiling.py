@@ -1,8 +1,9 @@
 """Cutting a picture into overlapping tiles, and the weights that blend them into one again.
 
 Tiles of a row overlap by at least what is asked for, are all of one size and are spread evenly, so that none is larger
-than the cut needs. Across an overlap the weight of one tile falls linearly while that of the next one rises; the
-weights at a place always sum to one. Everything counts latent cells; pixels are a whole number of them.
+than the cut needs. What is computed near the edge of a tile lacks what lies beyond it. So the outer part of an overlap
+is not used; across the inner part the weight of one tile falls linearly while that of the next one rises. The weights
+at a place always sum to one. Everything counts latent cells; pixels are a whole number of them.
 """
 
 from __future__ import annotations
@@ -15,6 +16,10 @@ from math import ceil
 import torch
 from jaxtyping import Float64
 from torch import Tensor
+
+UNUSED = 0.375
+"""Share of an overlap that each tile leaves unused at its edge, where the overlap is shorter than twice the reach of
+the network. Measured on random weights: a quarter and a half both leave larger errors in overlaps of 4 to 8 cells."""
 
 
 @dataclass(frozen=True)
@@ -31,13 +36,19 @@ class Cut:
         side = ceil((length + (count - 1) * overlap) / count)
         return cls(length, side, tuple((length - side) * i // max(count - 1, 1) for i in range(count)))
 
-    def ramps(self, scale: int) -> Float64[Tensor, "spans size"]:
-        """The weight of each span's samples, of which there are ``scale`` to a cell. At each place they sum to one."""
+    def ramps(self, scale: int, reach: int) -> Float64[Tensor, "spans size"]:
+        """The weight of each span's samples, of which there are ``scale`` to a cell. At each place they sum to one.
+
+        reach: how many cells away a sample depends on; where spans overlap by twice as much, no sample is used that
+        depends on anything outside of its span
+        """
         size, starts = self.side * scale, [start * scale for start in self.starts]
         raw = torch.ones(len(starts), size, dtype=torch.float64)
         for i, (start, after) in enumerate(pairwise(starts)):
             shared = size - (after - start)
-            rise = ((torch.arange(size, dtype=torch.float64) + 0.5) / shared).clamp(max=1)
+            unused = reach * scale if shared >= 2 * reach * scale else shared * UNUSED
+            ramp = max(shared - 2 * unused, 1e-9)
+            rise = ((torch.arange(size, dtype=torch.float64) + 0.5 - unused) / ramp).clamp(0, 1)
             raw[i] = torch.minimum(raw[i], rise.flip(0))
             raw[i + 1] = torch.minimum(raw[i + 1], rise)
         total = torch.zeros(self.length * scale, dtype=torch.float64)
@@ -87,9 +98,9 @@ class Tiling:
         """Cells that are computed in all, those of overlaps once for each tile."""
         return self.cells_per_tile * len(self.tiles)
 
-    def weights(self, scale: int) -> tuple[Float64[Tensor, "height width"], ...]:
+    def weights(self, scale: int, reach: int) -> tuple[Float64[Tensor, "height width"], ...]:
         """The weight of each tile's samples, of which there are ``scale`` to a cell on each axis."""
-        down, across = self.vertical.ramps(scale), self.horizontal.ramps(scale)
+        down, across = self.vertical.ramps(scale, reach), self.horizontal.ramps(scale, reach)
         return tuple(torch.outer(y, x) for y in down for x in across)
 
     def __str__(self) -> str:
@@ -107,7 +118,9 @@ def _cuts(length: int, overlap: int, longest: int) -> list[Cut]:
     return [cut for cut in cuts if cut.side <= longest]
 
 
-def tiling_of(rows: int, columns: int, *, overlap: int, most_cells: int | None, longest: int | None) -> Tiling:
+def tiling_of(
+    rows: int, columns: int, *, overlap: int, most_cells: int | None = None, longest: int | None = None
+) -> Tiling:
     """The tiling that computes the fewest cells, and has the fewest tiles among those, within both limits.
 
     overlap:    of neighbours, in cells

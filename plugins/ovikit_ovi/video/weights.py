@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
+from math import ceil
 from typing import Any
 
 import torch
@@ -46,9 +47,34 @@ class Architecture:
         return len(self.mean)
 
     @property
+    def encoder_features(self) -> int:
+        """Channels of the encoder's features where its two stages meet."""
+        return self.encoder_width * self.width_factors[-1]
+
+    @property
+    def decoder_features(self) -> int:
+        """As ``encoder_features``, the decoder's."""
+        return self.decoder_width * self.width_factors[-1]
+
+    @property
     def cell_px(self) -> int:
         """Pixels of a latent, on each axis."""
         return PATCH * 2 ** len(self.time_halved)
+
+    @property
+    def decode_reach(self) -> int:
+        """How many latent cells beyond itself a pixel depends on through the decoder's resampling stages: each
+        convolution reaches one sample further at its own resolution, which doubles from stage to stage."""
+        halvings = len(self.time_halved)
+        in_stages = sum(2 * (self.blocks + 1) / 2**i for i in range(halvings + 1))
+        return ceil(in_stages + sum(1 / 2 ** (i + 1) for i in range(halvings)) + 1 / 2**halvings)
+
+    @property
+    def encode_reach(self) -> int:
+        """As ``decode_reach``, of a feature at the latents' resolution on pixels, through the encoder's stages."""
+        halvings = len(self.time_halved)
+        in_stages = sum(2 * self.blocks / 2**i for i in range(halvings + 1))
+        return ceil(in_stages + sum(2 / 2 ** (i + 1) for i in range(halvings)) + 1 / 2**halvings)
 
     @property
     def step_frames(self) -> int:
@@ -120,8 +146,11 @@ class VideoWeights:
     def put(self, tensors: dict[str, Tensor], where: str) -> None:
         """Takes weights in the released names, or in ours, every one and no other. UserError where they do not fit;
         ``where`` names their source in it."""
-        vae, released = empty_vae(self.architecture, self.dtype), wan_vae_format(self.architecture.blocks)
-        load_into(vae, in_our_names(tensors, released, where) if released.recognises(tensors) else tensors, where)
+        vae = empty_vae(self.architecture, self.dtype)
+        named = vae.state_dict()
+        if 2 * sum(name in named for name in tensors) < len(tensors):  # a damaged file of ours is still one of ours
+            tensors = in_our_names(tensors, wan_vae_format(self.architecture.blocks), where)
+        load_into(vae, tensors, where)
         self._vae, self._device = vae.requires_grad_(False), torch.device("cpu")
 
     def unload(self) -> None:
