@@ -26,13 +26,15 @@ from ovikit_ovi.tower import RMSNorm
 class OtherReader(nn.Module):
     """Keys and values that one tower's queries read from the other tower's tokens."""
 
-    def __init__(self, other_width: int, width: int, heads: int, init_scale: float, eps: float) -> None:
+    def __init__(
+        self, other_width: int, width: int, heads: int, init_scale: float, eps: float, precision: Precision
+    ) -> None:
         super().__init__()
-        self.heads, self.init_scale = heads, init_scale
+        self.heads, self.init_scale, self.precision = heads, init_scale, precision
         self.pre_norm = nn.LayerNorm(other_width, eps=eps)
         self.k = nn.Linear(other_width, width)
         self.v = nn.Linear(other_width, width)
-        self.norm_k = RMSNorm(width, eps)
+        self.norm_k = RMSNorm(width, eps, precision)
 
     def init_weights(self, generator: Generator) -> None:
         """Xavier, times ``init_scale``: a tenth in the paper, so that pretrained towers start nearly undisturbed."""
@@ -42,7 +44,7 @@ class OtherReader(nn.Module):
 
     def forward(self, other: Float[Tensor, "b m w"]) -> tuple[Float[Tensor, "b m h d"], Float[Tensor, "b m h d"]]:
         """Key and value of the other stream's tokens."""
-        other = self.pre_norm(other)
+        other = self.precision.narrow(self.precision.layer_norm(self.pre_norm, other))
         key, value = self.norm_k(self.k(other)), self.v(other)
         return tuple(rearrange(x, "b m (h d) -> b m h d", h=self.heads) for x in (key, value))  # type: ignore[return-value]
 
@@ -51,14 +53,20 @@ class OviFusionLayer(nn.Module):
     """The fusion of one layer, both directions."""
 
     def __init__(
-        self, width: AV[int], heads: AV[int], attend: Attend, init_scale: float = 0.1, eps: float = 1e-6
+        self,
+        width: AV[int],
+        heads: AV[int],
+        attend: Attend,
+        init_scale: float = 0.1,
+        eps: float = 1e-6,
+        precision: Precision = FLOAT32,
     ) -> None:
         super().__init__()
         self.attend = attend
         self.reads = nn.ModuleDict(
             {
-                "video": OtherReader(width["audio"], width["video"], heads["video"], init_scale, eps),
-                "audio": OtherReader(width["video"], width["audio"], heads["audio"], init_scale, eps),
+                "video": OtherReader(width["audio"], width["video"], heads["video"], init_scale, eps, precision),
+                "audio": OtherReader(width["video"], width["audio"], heads["audio"], init_scale, eps, precision),
             }
         )
 
@@ -91,4 +99,4 @@ def ovi_fusion(
     of the other."""
     if width["video"] // heads["video"] != width["audio"] // heads["audio"]:
         raise ValueError("Ovi's fusion needs towers with equal head width")
-    return [OviFusionLayer(width, heads, attend, init_scale) for _ in range(depth)]
+    return [OviFusionLayer(width, heads, attend, init_scale, precision=precision) for _ in range(depth)]

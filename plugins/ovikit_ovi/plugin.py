@@ -92,6 +92,7 @@ def _tower(
         frequency_width=config.frequency_width,
         patch=config.patch,
         eps=config.eps,
+        precision=precision,
     )
 
 
@@ -100,7 +101,7 @@ def _fusion(
 ) -> Sequence[nn.Module]:
     from ovikit_ovi.fusion import ovi_fusion
 
-    return ovi_fusion(depth, width, heads, attend, config.init_scale)
+    return ovi_fusion(depth, width, heads, attend, config.init_scale, precision)
 
 
 def _scaled_audio(config: ScaledAudioConfig) -> IndexPositions:

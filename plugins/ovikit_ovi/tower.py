@@ -10,6 +10,7 @@ Source: the released Ovi code at 5b69b25, from Wan2.2. Leaf names are Wan's own 
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
@@ -28,17 +29,16 @@ TIMESTEPS = 1000  # the scale of the timesteps that the time embedding was train
 class RMSNorm(nn.Module):
     """Root-mean-square normalisation over the last axis, computed in float32 at least."""
 
-    def __init__(self, width: int, eps: float) -> None:
+    def __init__(self, width: int, eps: float, precision: Precision) -> None:
         super().__init__()
-        self.eps = eps
+        self.eps, self.precision = eps, precision
         self.weight = nn.Parameter(torch.empty(width))
 
     def init_weights(self, generator: Generator) -> None:
         nn.init.ones_(self.weight)
 
     def forward(self, x: Float[Tensor, "*any w"]) -> Float[Tensor, "*any w"]:
-        wide = x if x.dtype == torch.float64 else x.float()
-        return (wide * torch.rsqrt(wide.square().mean(-1, keepdim=True) + self.eps)).to(x.dtype) * self.weight
+        return self.precision.rms_norm(x, self.eps, self.weight)
 
 
 class Affine(NamedTuple):
@@ -57,48 +57,53 @@ class Modulation(NamedTuple):
     feed_forward: Affine
 
 
-def per_span(
-    x: Float[Tensor, "b n w"], values: Float[Tensor, "b s v"], spans: tuple[int, ...]
-) -> list[tuple[Float[Tensor, "b _span w"], Float[Tensor, "b 1 v"]]]:
-    """Pairs of a span's tokens and their value: nothing is ever repeated per token."""
+def by_span(
+    function: Callable[[Tensor, Tensor, Tensor], Tensor],
+    values: tuple[Float[Tensor, "b s w"], ...],
+    spans: tuple[int, ...],
+    *tokens: Float[Tensor, "b n w"],
+) -> Float[Tensor, "b n w"]:
+    """``function`` of each span's tokens and values: nothing is ever repeated per token."""
     if len(spans) == 1:
-        return [(x, values)]
-    return list(zip(x.split(spans, dim=1), values.split(1, dim=1), strict=True))
+        return function(*tokens, *values)
+    cut = [one.split(spans, dim=1) for one in tokens] + [one.split(1, dim=1) for one in values]
+    return torch.cat([function(*parts) for parts in zip(*cut, strict=True)], dim=1)
 
 
 def modulated(
-    x: Float[Tensor, "b n w"], shift: Float[Tensor, "b s w"], scale: Float[Tensor, "b s w"], spans: tuple[int, ...]
+    x: Float[Tensor, "b n w"],
+    shift: Float[Tensor, "b s w"],
+    scale: Float[Tensor, "b s w"],
+    spans: tuple[int, ...],
+    precision: Precision,
 ) -> Float[Tensor, "b n w"]:
     """Tokens times (1 + scale) plus shift."""
-    both = torch.cat((shift, scale), dim=-1)
-    parts = []
-    for tokens, value in per_span(x, both, spans):
-        add, multiply = value.chunk(2, dim=-1)
-        parts.append(torch.addcmul(add, tokens, 1 + multiply))
-    return parts[0] if len(parts) == 1 else torch.cat(parts, dim=1)
+    return by_span(lambda part, add, by: precision.scaled(add, part, 1 + by), (shift, scale), spans, x)
 
 
 def gated(
-    x: Float[Tensor, "b n w"], update: Float[Tensor, "b n w"], gate: Float[Tensor, "b s w"], spans: tuple[int, ...]
+    x: Float[Tensor, "b n w"],
+    update: Float[Tensor, "b n w"],
+    gate: Float[Tensor, "b s w"],
+    spans: tuple[int, ...],
+    precision: Precision,
 ) -> Float[Tensor, "b n w"]:
     """Tokens plus gate times update."""
-    if len(spans) == 1:
-        return torch.addcmul(x, update, gate)
-    return x + torch.cat([part * value for part, value in per_span(update, gate, spans)], dim=1)
+    return by_span(precision.scaled, (gate,), spans, x, update)
 
 
 class AttentionProjections(nn.Module):
     """Projections and norms of one attention, over the own stream or over the text; the attending is injected."""
 
-    def __init__(self, width: int, heads: int, eps: float) -> None:
+    def __init__(self, width: int, heads: int, eps: float, precision: Precision) -> None:
         super().__init__()
         self.heads = heads
         self.q = nn.Linear(width, width)
         self.k = nn.Linear(width, width)
         self.v = nn.Linear(width, width)
         self.o = nn.Linear(width, width)
-        self.norm_q = RMSNorm(width, eps)
-        self.norm_k = RMSNorm(width, eps)
+        self.norm_q = RMSNorm(width, eps, precision)
+        self.norm_k = RMSNorm(width, eps, precision)
 
     def split(self, x: Float[Tensor, "b n w"]) -> Float[Tensor, "b n h d"]:
         return rearrange(x, "b n (h d) -> b n h d", h=self.heads)
@@ -116,12 +121,13 @@ class AttentionProjections(nn.Module):
 class OviBlock(nn.Module):
     """One layer of one tower, in the stages of ``ovikit.networks.protocols.Block``."""
 
-    def __init__(self, width: int, feed_forward_width: int, heads: int, eps: float) -> None:
+    def __init__(self, width: int, feed_forward_width: int, heads: int, eps: float, precision: Precision) -> None:
         super().__init__()
+        self.precision = precision
         self.norm1 = nn.LayerNorm(width, eps=eps, elementwise_affine=False)
-        self.self_attn = AttentionProjections(width, heads, eps)
+        self.self_attn = AttentionProjections(width, heads, eps, precision)
         self.context_norm = nn.LayerNorm(width, eps=eps)
-        self.context_attn = AttentionProjections(width, heads, eps)
+        self.context_attn = AttentionProjections(width, heads, eps, precision)
         self.norm2 = nn.LayerNorm(width, eps=eps, elementwise_affine=False)
         self.ffn = nn.Sequential(
             nn.Linear(width, feed_forward_width), nn.GELU(approximate="tanh"), nn.Linear(feed_forward_width, width)
@@ -132,41 +138,54 @@ class OviBlock(nn.Module):
         nn.init.normal_(self.modulation_bias, std=self.modulation_bias.shape[-1] ** -0.5, generator=generator)
 
     def modulation(self, noise: NoiseConditioning) -> Modulation:
-        rows = (self.modulation_bias[:, None] + noise.projection).unbind(2)
+        rows = (self.precision.wide(self.modulation_bias[:, None]) + noise.projection).unbind(2)
         return Modulation(Affine(*rows[:3], noise.spans), Affine(*rows[3:], noise.spans))
 
+    def _modulated(self, norm: nn.LayerNorm, x: Float[Tensor, "b n w"], affine: Affine) -> Float[Tensor, "b n w"]:
+        """What a stage's matrix products read of the residual stream."""
+        normed = self.precision.layer_norm(norm, x)
+        return self.precision.narrow(modulated(normed, affine.shift, affine.scale, affine.spans, self.precision))
+
     def self_heads(self, x: Float[Tensor, "b n w"], mod: Modulation) -> Heads:
-        x = modulated(self.norm1(x), mod.attention.shift, mod.attention.scale, mod.attention.spans)
+        x = self._modulated(self.norm1, x, mod.attention)
         kv = self.self_attn.key_value(x)
         return Heads(self.self_attn.query(x), kv.key, kv.value)
 
     def self_merge(
         self, x: Float[Tensor, "b n w"], attended: Float[Tensor, "b n h d"], mod: Modulation
     ) -> Float[Tensor, "b n w"]:
-        return gated(x, self.self_attn.output(attended), mod.attention.gate, mod.attention.spans)
+        return gated(x, self.self_attn.output(attended), mod.attention.gate, mod.attention.spans, self.precision)
 
     def context_kv(self, context: Float[Tensor, "b l w"]) -> KeyValue:
         return self.context_attn.key_value(context)
 
     def context_heads(self, x: Float[Tensor, "b n w"], context: Float[Tensor, "b l w"] | KeyValue) -> Heads:
         kv = context if isinstance(context, KeyValue) else self.context_kv(context)
-        return Heads(self.context_attn.query(self.context_norm(x)), kv.key, kv.value)
+        normed = self.precision.narrow(self.precision.layer_norm(self.context_norm, x))
+        return Heads(self.context_attn.query(normed), kv.key, kv.value)
 
     def context_merge(self, x: Float[Tensor, "b n w"], attended: Float[Tensor, "b n h d"]) -> Float[Tensor, "b n w"]:
         return x + self.context_attn.output(attended)
 
     def feed_forward(self, x: Float[Tensor, "b n w"], mod: Modulation) -> Float[Tensor, "b n w"]:
         affine = mod.feed_forward
-        update = self.ffn(modulated(self.norm2(x), affine.shift, affine.scale, affine.spans))
-        return gated(x, update, affine.gate, affine.spans)
+        return gated(x, self.ffn(self._modulated(self.norm2, x, affine)), affine.gate, affine.spans, self.precision)
 
 
 class Head(nn.Module):
     """Tokens to velocity in the layout of the latents: a modulated norm, a linear layer, and the patches laid out."""
 
-    def __init__(self, modality: Modality, channels: int, width: int, patch: tuple[int, int, int], eps: float) -> None:
+    def __init__(
+        self,
+        modality: Modality,
+        channels: int,
+        width: int,
+        patch: tuple[int, int, int],
+        eps: float,
+        precision: Precision,
+    ) -> None:
         super().__init__()
-        self.modality, self.patch = modality, patch
+        self.modality, self.patch, self.precision = modality, patch, precision
         self.norm = nn.LayerNorm(width, eps=eps, elementwise_affine=False)
         self.head = nn.Linear(width, channels * math.prod(patch))
         self.modulation = nn.Parameter(torch.empty(1, 2, width))
@@ -179,8 +198,9 @@ class Head(nn.Module):
     def forward(
         self, x: Float[Tensor, "b n w"], noise: NoiseConditioning, grid: TokenGrid
     ) -> Float[Tensor, "b c *tyx"]:
-        shift, scale = (self.modulation[:, None] + noise.embedding[:, :, None]).unbind(2)
-        out = self.head(modulated(self.norm(x), shift, scale, noise.spans))
+        rows = self.precision.wide(self.modulation[:, None]) + noise.embedding[:, :, None]
+        normed = self.precision.layer_norm(self.norm, x)
+        out = self.precision.linear(self.head, modulated(normed, *rows.unbind(2), noise.spans, self.precision))
         if self.modality == "audio":
             return rearrange(out, "b t c -> b c t")
         t, y, x_ = grid.shape
@@ -250,7 +270,7 @@ class OviTower(nn.Module):
         )
         self.time_embedding = nn.Sequential(nn.Linear(frequency_width, width), nn.SiLU(), nn.Linear(width, width))
         self.time_projection = nn.Sequential(nn.SiLU(), nn.Linear(width, 6 * width))
-        self.head = Head(modality, channels, width, self.patch, eps)  # called as Backbone.head
+        self.head = Head(modality, channels, width, self.patch, eps, precision)  # called as Backbone.head
 
     def init_weights(self, generator: Generator) -> None:
         for layer in (*self.text_embedding, *self.time_embedding):
@@ -258,18 +278,21 @@ class OviTower(nn.Module):
                 nn.init.normal_(layer.weight, std=0.02, generator=generator)
 
     def block(self, index: int) -> OviBlock:
-        return OviBlock(self.width, self.feed_forward_width, self.heads, self.eps)
+        return OviBlock(self.width, self.feed_forward_width, self.heads, self.eps, self.precision)
 
     def grid(self, latents: TokenGrid) -> TokenGrid:
         return latents.pooled(self.patch)
 
     def embed(self, latents: Float[Tensor, "b c *tyx"]) -> Float[Tensor, "b n w"]:
-        return rearrange(self.patch_embedding(latents), "b w ... -> b (...) w")
+        embedded = self.patch_embedding(self.precision.narrow(latents))
+        return self.precision.wide(rearrange(embedded, "b w ... -> b (...) w"))
 
     def noise(self, levels: Float[Tensor, "b s"], spans: tuple[int, ...]) -> NoiseConditioning:
-        dtype = self.time_projection[1].weight.dtype
-        embedding = self.time_embedding(timestep_embedding(levels, self.frequency_width).to(dtype))
-        projection = rearrange(self.time_projection(embedding), "b s (k w) -> b s k w", k=6)
+        dtype = torch.float32 if self.precision.mixed else self.time_projection[1].weight.dtype
+        sinusoid = timestep_embedding(levels, self.frequency_width).to(dtype)
+        first, second, last = self.time_embedding[0], self.time_embedding[2], self.time_projection[1]
+        embedding = self.precision.linear(second, F.silu(self.precision.linear(first, sinusoid)))
+        projection = rearrange(self.precision.linear(last, F.silu(embedding)), "b s (k w) -> b s k w", k=6)
         return NoiseConditioning(embedding, projection, spans)
 
     def context(self, text: Text) -> Float[Tensor, "b {self.text_length} w"]:
