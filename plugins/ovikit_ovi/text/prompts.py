@@ -79,7 +79,7 @@ def check(prompt: str, captions: Captions, count: Callable[[str], int] | None = 
     spelt = Edited(prompt, [Edit(tag.start, tag.end, tag.name or "") for tag in wrong])
     remarks = list(rules.misspelt(wrong))
     text, structural = _structure(spelt.text, captions)
-    remarks += [replace(note, span=_mapped(spelt, note.span)) for note in structural]
+    remarks += [replace(note, span=spelt.span(*note.span)) for note in structural]
     remarks += rules.length(prompt, text, count, length)
     remarks += rules.encoding(prompt)
     order = {severity: place for place, severity in enumerate(SEVERITIES)}
@@ -89,13 +89,6 @@ def check(prompt: str, captions: Captions, count: Callable[[str], int] | None = 
 def in_format(scene: str, caption: str, captions: Captions) -> str:
     """A prompt of a scene and an audio caption."""
     return f"{scene} {CAPTION}{caption}{END_CAPTION}" if captions == "tags" else f"{scene} {SUFFIX} {caption}"
-
-
-def _mapped(edited: Edited, span: tuple[int, int]) -> tuple[int, int]:
-    """A span of the new text in the old one. The last character decides about the end, so that a tag that was spelt
-    otherwise is covered as a whole."""
-    start = edited.before(span[0])
-    return start, max(start, edited.before(span[1] - 1) + 1 if span[1] > span[0] else start)
 
 
 def _structure(prompt: str, captions: Captions) -> tuple[str, list[Note]]:

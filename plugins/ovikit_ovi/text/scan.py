@@ -40,15 +40,25 @@ class Edited:
             last = edit.end
         self.text = "".join([*parts, text[last:]])
 
-    def before(self, position: int) -> int:
-        """The place in the old text of a place in the new one; inside what was put in: where that begins."""
+    def before(self, position: int, end: bool = False) -> int:
+        """The place in the old text of a place in the new one. Inside what was put in: where that begins, or ends."""
         shift = 0
         for edit in self._edits:
             start = edit.start + shift
+            if position < start:
+                break
             if position < start + len(edit.text):
-                return position - shift if position < start else edit.start
+                return edit.end if end else edit.start
             shift += len(edit.text) - (edit.end - edit.start)
         return position - shift
+
+    def span(self, start: int, end: int) -> tuple[int, int]:
+        """A span of the new text in the old one, what was exchanged covered as a whole."""
+        first = self.before(start)
+        if end <= start:
+            return first, first
+        last = self.before(end - 1, end=True)
+        return first, max(last, self.before(end - 1) + 1)
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,6 +97,8 @@ class Pair:
 def find_tags(prompt: str) -> list[Tag]:
     """Everything that is a tag or looks meant as one, in order."""
     found = [_tag(match) for match in _ANGLES.finditer(prompt)]
+    # "a < b and c > d" is none.
+    found = [tag for tag in found if tag.name is not None or not re.search(r"\s", tag.written)]
     square = [_tag(match) for match in _BRACKETS.finditer(prompt)]
     names = {tag.name for tag in square}
     # One bracketed letter may be anything; both ends of a pair are meant as tags.
