@@ -232,13 +232,20 @@ def _misshapen(found: Mapping[str, TensorInfo], wanted: Mapping[str, tuple[int |
     counted: dict[int | str, Counter[int]] = {}
     for released, size in pairs:
         counted.setdefault(released, Counter())[size] += 1
-    usual = {released: counts.most_common(1)[0][0] for released, counts in counted.items()}
+    usual = {released: _usual(counts) for released, counts in counted.items()}
     told = []
     for name, sizes in wanted.items():
         right = tuple(usual.get(size, released_size(size)) for size in sizes)
         if name in found and found[name].shape != right:
-            told.append(f"{name} is {found[name].shape}, not {right}")
+            # Where two tensors have nobody to agree with, either may be the wrong one.
+            told.append(f"{name} is {found[name].shape}" + ("" if None in right else f", not {right}"))
     return told
+
+
+def _usual(counts: Counter[int]) -> int | None:
+    """The most common size; None where two are as common."""
+    first, *others = counts.most_common(2)
+    return None if others and others[0][1] == first[1] else first[0]
 
 
 def size_note(header: Mapping[str, TensorInfo], file: WeightsFile) -> str:
