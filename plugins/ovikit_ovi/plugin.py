@@ -165,5 +165,9 @@ def ovikit_detect_checkpoint(keys: frozenset[str]) -> str | None:
 @hookimpl
 def ovikit_register_commands(cli: typer.Typer) -> None:
     from ovikit_ovi.parity.command import parity
+    from ovikit_ovi.text.command import add_commands as add_prompt_commands
+    from ovikit_ovi.weights.command import add_commands as add_weights_commands
 
     cli.command()(parity)
+    add_prompt_commands(cli)
+    add_weights_commands(cli)
