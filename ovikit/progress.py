@@ -22,10 +22,12 @@ class Meter:
         self._bar: Progress | None = None
         self._task: TaskID | None = None
 
-    def start(self, what: str, total: int, done: int = 0) -> None:
-        """Ends what was shown before and begins anew, with ``done`` units that need not be made."""
+    def start(self, what: str, total: int, done: int = 0, unit: str | None = None) -> None:
+        """Ends what was shown before and begins anew, with ``done`` units that need not be made. ``unit``: from now
+        on, another one."""
         self.close()
         self._what, self._total, self._first = what, total, done
+        self._unit = self._unit if unit is None else unit
         self._began = self._said = time.monotonic()
         if self._console.is_terminal:
             self._bar = Progress(
@@ -46,7 +48,7 @@ class Meter:
         rate = (done - self._first) / max(now - self._began, 1e-9)
         told = f"{note}  {rate:.3g} {self._unit}/s".strip()
         if self._bar is not None and self._task is not None:
-            self._bar.update(self._task, completed=int(done), told=told)
+            self._bar.update(self._task, completed=done, told=told)
         elif now - self._said >= LINE_EVERY_S or done >= self._total:
             self._said = now
             left = clock((self._total - done) / max(rate, 1e-9))

@@ -300,5 +300,9 @@ class Clip:
 
     @staticmethod
     def pixels(signal: Float[Tensor, "frames height width 3"]) -> UInt8[Tensor, "frames height width 3"]:
-        """Pixels of what a codec decodes, the inverse of ``signal``; values beyond [-1, 1] are cut off."""
-        return ((signal.clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8)
+        """Pixels of what a codec decodes, the inverse of ``signal``, on the CPU; values beyond [-1, 1] are cut off."""
+        pixels = torch.empty(signal.shape, dtype=torch.uint8)
+        # A frame at a time: copies of a whole clip of ten seconds would take several times its 2.7 GB.
+        for into, frame in zip(pixels, signal, strict=True):
+            into.copy_(frame.clamp(-1, 1).add_(1).mul_(127.5).round_())
+        return pixels

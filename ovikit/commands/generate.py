@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from ovikit.evaluation.protocols import PromptItem
+    from ovikit.generate.run import Generated
     from ovikit.recipe.models import Recipe
 
 
@@ -30,7 +31,25 @@ def generate(
     prompts: Annotated[
         Path | None,
         typer.Option(
-            metavar="FILE", help=".txt (one a line), .csv or .jsonl (text_prompt or prompt).", show_default=False
+            metavar="FILE",
+            help=".txt (one a line); .csv, .tsv or .jsonl (text_prompt or prompt, image_path, id).",
+            show_default=False,
+        ),
+    ] = None,
+    image: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE",
+            help="First frame of each --prompt (PNG, JPEG, WebP ...). It decides the clip's shape unless --size does.",
+            show_default=False,
+        ),
+    ] = None,
+    size: Annotated[
+        str | None,
+        typer.Option(
+            metavar="HEIGHTxWIDTH",
+            help="Size of the clips, height first, as in 704x1280: brought to the recipe's area, in whole tokens.",
+            show_default=False,
         ),
     ] = None,
     suite: Annotated[
@@ -38,7 +57,11 @@ def generate(
     ] = None,
     weights: Annotated[
         Path | None,
-        typer.Option(metavar="FILE", help="Weights (.safetensors); default: the run's.", show_default=False),
+        typer.Option(
+            metavar="DIR|FILE",
+            help="Folder with the released weights, or a file of the network's; default: the run's.",
+            show_default=False,
+        ),
     ] = None,
     out: Annotated[
         Path | None,
@@ -50,7 +73,10 @@ def generate(
     ] = None,
     count: Annotated[int, typer.Option(min=1, help="Clips for each prompt.")] = 1,
     first: Annotated[int | None, typer.Option(min=1, help="Only the first N prompts.")] = None,
-    batch_size: Annotated[int, typer.Option(min=1, help="Clips made at the same time.")] = 8,
+    batch_size: Annotated[
+        int | None,
+        typer.Option(min=1, help="Clips made at the same time; default: up to 8 small ones, 1 large one."),
+    ] = None,
     device: Annotated[str, typer.Option(help="cpu, cuda, or auto.")] = "auto",
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace clips that were made otherwise.")] = False,
     override: Overrides = None,
@@ -58,19 +84,26 @@ def generate(
     """Make clips from prompts. Clips that are there already are kept, so a killed run goes on where it was.
 
     Example: ovikit generate runs/demo --prompt "A red ball flashes twice on the left. Audio: two low tones" --seed 7
+
+    Example: ovikit generate recipes/reference/ovi-960x960-10s.yaml --weights DIR --prompt "..." --image first.png
     """
     changes = [*(override or ()), *([] if seed is None else [f"sampling.seed={seed}"])]
     _refuse_unless_one(prompt, prompts, suite)
+    if image is not None and not prompt:
+        raise UserError("--image goes with --prompt", hint="in a file of prompts, each row names its own: image_path")
     from rich.console import Console
 
     from ovikit.commands.progress import generation_progress
     from ovikit.generate.run import find_source
     from ovikit.generate.run import generate as run_generation
+    from ovikit.generate.size import parse_size
+    from ovikit.runtime.processes import is_main
 
-    console = Console(soft_wrap=True)
+    console = Console(soft_wrap=True, quiet=not is_main())
+    wanted = None if size is None else parse_size(size)
     found = find_source(source, changes, weights)
-    items = _items(found.recipe, prompt, prompts, suite)[:first]
-    with generation_progress(console) as shown:
+    items = _items(found.recipe, prompt, prompts, suite, image)[:first]
+    with generation_progress(console, lines=True) as shown:
         done = run_generation(
             found,
             items,
@@ -78,10 +111,22 @@ def generate(
             count=count,
             batch_size=batch_size,
             overwrite=overwrite,
+            size=wanted,
             device=pick_device(device),
             watcher=shown,
         )
-    console.print(f"{len(done.made)} clips in {done.seconds:.1f} s: {done.folder}", highlight=False)
+    for line in closing_lines(done):
+        console.print(line, highlight=False, markup=False)
+
+
+def closing_lines(done: Generated) -> list[str]:
+    """What a run made, how long each phase took, and the most memory that it took."""
+    lines = [f"{len(done.made)} clips in {done.seconds:.1f} s: {done.folder}"]
+    if done.made:
+        phases = ", ".join(f"{name} {seconds:.1f} s" for name, seconds in done.phases.items())
+        whose = "resident memory" if done.device == "cpu" else f"memory of {done.device}"
+        lines.append(f"{phases}; peak {whose} {done.peak_bytes / 1e9:.1f} GB")
+    return lines
 
 
 def _refuse_unless_one(prompt: Sequence[str] | None, prompts: Path | None, suite: Path | None) -> None:
@@ -93,14 +138,14 @@ def _refuse_unless_one(prompt: Sequence[str] | None, prompts: Path | None, suite
 
 
 def _items(
-    recipe: Recipe, prompt: Sequence[str] | None, prompts: Path | None, suite: Path | None
+    recipe: Recipe, prompt: Sequence[str] | None, prompts: Path | None, suite: Path | None, image: Path | None
 ) -> Sequence[PromptItem]:
     from ovikit.generate.prompts import given_prompts, read_prompts
 
     if prompts is not None:
         return read_prompts(prompts)
     if suite is None:
-        return given_prompts(prompt or (), recipe.sampling.seed)
+        return given_prompts(prompt or (), recipe.sampling.seed, image)
     from ovikit.recipe.build import build_prompts, clip_spec
     from ovikit.recipe.load import load_suite
 

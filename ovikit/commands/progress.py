@@ -2,48 +2,89 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 from rich.console import Console
+from rich.status import Status
 
-from ovikit.progress import Meter
+from ovikit.generate.watch import Unwatched
+from ovikit.progress import Meter, clock
+
+_WORTH_SAYING_S = 1.0
+"""A phase shorter than this leaves no line behind."""
 
 
-class GenerationProgress:
-    """A ``Watcher`` that shows clips per second; the solver's steps move it between finished clips."""
+class GenerationProgress(Unwatched):
+    """A ``Watcher``: on a terminal a bar that moves with every step; elsewhere a line per phase, and one now and then
+    in long ones. Notes and, where wanted, finished clips have a line each."""
 
-    def __init__(self, console: Console, meter: Meter) -> None:
-        self._console, self._meter = console, meter
-        self._clips, self._steps, self._stepped, self._written = 0, 1, 0, 0
+    def __init__(self, console: Console, meter: Meter, lines: bool) -> None:
+        self._console, self._meter, self._lines = console, meter, lines
+        self._clips, self._written, self._generating = 0, 0, False
+        self._phase, self._began = "", 0.0
+        self._status: Status | None = None
 
-    def begin(self, clips: int, skipped: int, steps: int) -> None:
+    def note(self, text: str) -> None:
+        self._console.print(text, highlight=False, markup=False)
+
+    def phase(self, what: str, total: int, unit: str) -> None:
+        self.end_phase()
+        self._generating = False
+        if total:
+            self._meter.start(what, total, unit=unit)
+            return
+        self._phase, self._began = what, time.monotonic()
+        if self._console.is_terminal:
+            self._status = self._console.status(what)
+            self._status.start()
+
+    def progress(self, done: float) -> None:
+        self._meter.update(done)
+
+    def end_phase(self) -> None:
+        """Ends what is shown of a phase. One without a bar leaves a line if it was long."""
+        self._meter.close()
+        if self._status is not None:
+            self._status.stop()
+            self._status = None
+        seconds = time.monotonic() - self._began
+        if self._phase and seconds >= _WORTH_SAYING_S:
+            self._console.print(f"{self._phase}: {clock(seconds)}", highlight=False, markup=False)
+        self._phase = ""
+
+    def begin(self, clips: int, skipped: int) -> None:
+        self.end_phase()
         if skipped:
             self._console.print(f"{skipped} clips are there already", highlight=False)
-        self._clips, self._steps = clips, steps
-        if clips:
-            self._meter.start("generating", clips)
+        self._clips = clips
 
-    def step(self, clips: int) -> None:
-        self._stepped += clips
-        self._show()
+    def part(self, told: str, clips: float) -> None:
+        if not self._generating:
+            self.end_phase()
+            self._meter.start("generating", self._clips, unit="clips")
+            self._generating = True
+        # Only written clips count as whole ones.
+        self._meter.update(self._clips if self._written == self._clips else min(clips, self._clips - 0.01), told)
 
-    def clip(self, name: str, path: Path) -> None:
+    def clip(self, name: str, path: Path, seconds: float) -> None:
         self._written += 1
-        self._show()
-
-    def _show(self) -> None:
-        # Decoding and writing are the last tenth of the way of a clip.
-        reached = 0.9 * self._stepped / self._steps + 0.1 * self._written
-        self._meter.update(self._clips if self._written == self._clips else min(reached, self._clips - 0.01))
+        if self._lines:
+            self._console.print(f"{path}  ({seconds:.1f} s)", highlight=False, markup=False)
+        self.part("", self._written)
 
 
 @contextmanager
-def generation_progress(console: Console) -> Iterator[GenerationProgress]:
-    """A watcher whose bar is gone afterwards, however the run ends."""
+def generation_progress(console: Console, lines: bool = False) -> Iterator[GenerationProgress]:
+    """A watcher whose bar is gone afterwards, however the run ends. ``lines``: each clip has a line."""
     with Meter(console, "clips") as meter:
-        yield GenerationProgress(console, meter)
+        shown = GenerationProgress(console, meter, lines)
+        try:
+            yield shown
+        finally:
+            shown.end_phase()
 
 
 @contextmanager

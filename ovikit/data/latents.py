@@ -18,6 +18,7 @@ from torch import Tensor
 
 from ovikit.checkpoints.load import read_tensors, write_tensors
 from ovikit.errors import UserError, listed
+from ovikit.networks.loaded import loaded
 from ovikit.networks.protocols import ClipSource, Codec, Conditioner
 from ovikit.types import AV, Clip, ClipSpec, Modality, Text
 
@@ -106,18 +107,19 @@ def encode(
     lacking: dict[Modality, list[str]] = {}
     if progress is not None:
         progress(0, total)
-    for chunk in _chunks(source, CLIPS_AT_ONCE):
-        for item in chunk:
-            for modality in codecs.modalities:
-                if modality not in item.modalities:
-                    lacking.setdefault(modality, []).append(item.name)
-        if not lacking:  # else the rest is only looked through, so that one message names every clip
-            for modality, codec in codecs.items():
-                latents[modality][len(names) : len(names) + len(chunk)] = _encode(chunk, modality, codec, clip)
-        names += [item.name for item in chunk]
-        prompts += [item.prompt for item in chunk]
-        if progress is not None:
-            progress(len(names), total)
+    with loaded(*codecs.values()):
+        for chunk in _chunks(source, CLIPS_AT_ONCE):
+            for item in chunk:
+                for modality in codecs.modalities:
+                    if modality not in item.modalities:
+                        lacking.setdefault(modality, []).append(item.name)
+            if not lacking:  # else the rest is only looked through, so that one message names every clip
+                for modality, codec in codecs.items():
+                    latents[modality][len(names) : len(names) + len(chunk)] = _encode(chunk, modality, codec, clip)
+            names += [item.name for item in chunk]
+            prompts += [item.prompt for item in chunk]
+            if progress is not None:
+                progress(len(names), total)
     for modality, without in lacking.items():
         raise UserError(
             f"{len(without)} of {total} clips have no {modality}, which is to be trained: {listed(without)}",
@@ -126,9 +128,9 @@ def encode(
         )
     distinct = list(dict.fromkeys([EMPTY, *prompts]))
     row = {prompt: index for index, prompt in enumerate(distinct)}
-    return LatentClips(
-        tuple(names), latents, encode_prompts(conditioner, distinct), torch.tensor([row[prompt] for prompt in prompts])
-    )
+    with loaded(conditioner):
+        text = encode_prompts(conditioner, distinct)
+    return LatentClips(tuple(names), latents, text, torch.tensor([row[prompt] for prompt in prompts]))
 
 
 def encode_prompts(conditioner: Conditioner, prompts: Sequence[str]) -> Text:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, Literal, Protocol
 
 from ovikit.types import Clip
@@ -18,11 +19,13 @@ class PromptItem:
 
     id:    unique within the set; also the name of the clip's file
     truth: what is known of the clip that the prompt describes, plain JSON values
+    image: file of the clip's first frame, where it is given
     """
 
     id: str
     prompt: str
     truth: Mapping[str, Any] = field(default_factory=dict)
+    image: Path | None = None
 
 
 class PromptSet(Protocol):

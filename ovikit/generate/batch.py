@@ -1,109 +1,152 @@
-"""A model, its codecs and a sampling recipe bound together: prompts and noise in, clips out.
+"""A network, its codecs and a sampling recipe bound together: texts, noise and first frames in, latents and clips out.
 
-Shape legend: b clips of a batch.
+Shape legend: b clips of a batch, c channels, k given latent steps, t y x latent steps, rows, columns.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 
 import torch
 from torch import Tensor
 
 from ovikit.errors import UserError
-from ovikit.generate.jobs import Job
+from ovikit.generate.image import first_frame, read_image
+from ovikit.generate.jobs import Job, Shape
+from ovikit.generate.size import Size
+from ovikit.generate.texts import Texts
 from ovikit.networks.joint import JointModel
-from ovikit.networks.protocols import Codec, Conditioner
+from ovikit.networks.protocols import Codec, Progress
 from ovikit.numerics.guidance import NEGATIVE, PROMPT
+from ovikit.numerics.protocols import Network
 from ovikit.numerics.sample import Callback, draw_noise, sample
 from ovikit.recipe.build import Sampling
 from ovikit.runtime.passes import BoundNetwork
-from ovikit.types import AV, Clip, ClipSpec, Context, KeyValue, Text
+from ovikit.types import AV, Clip, ClipSpec, Context, KeyValue, Modality
+
+
+class SizedCodecs:
+    """The codecs of clips of any size; they share their weights."""
+
+    def __init__(self, codecs: AV[Codec], form: ClipSpec) -> None:
+        self.base, self.form = codecs, form
+        self._sized: dict[Size, AV[Codec]] = {(form.height_px, form.width_px): codecs}
+
+    def form_of(self, size: Size) -> ClipSpec:
+        return replace(self.form, height_px=size[0], width_px=size[1])
+
+    def of(self, size: Size) -> AV[Codec]:
+        """The codecs of clips of a size. ValueError or UserError where they do not fit it."""
+        if size not in self._sized:
+            form = self.form_of(size)
+            self._sized[size] = self.base.map(lambda codec: codec.for_clip(form))
+        return self._sized[size]
+
+    @torch.no_grad()
+    def first(self, shape: Shape) -> Tensor:
+        """(1, c, k, y, x) on the CPU: the latents of a clip's first frame. The video codec must be loaded."""
+        assert shape.first is not None
+        pixels = read_image(shape.first.path).pixels
+        codec = self.of(shape.size_px)["video"]
+        return codec.encode(first_frame(pixels, shape.size_px, shape.first.crop)).float().cpu()
+
+    @torch.no_grad()
+    def decoded(self, modality: Modality, job: Job, latents: Tensor, progress: Progress | None = None) -> Tensor:
+        """Pixels or samples of one clip, on the CPU. UserError where they are not finite."""
+        samples = self.of(job.shape.size_px)[modality].decode(latents.float(), progress)[0]
+        # Piece by piece: the flags of a whole clip would take as much memory as its pixels.
+        if not all(bool(torch.isfinite(piece).all()) for piece in samples.split(max(1, len(samples) // 16))):
+            raise UserError(
+                f"clip {job.id} has values in its {modality} that are not finite",
+                hint="nothing was written; look at the weights, the guidance scale and the number format",
+            )
+        return Clip.pixels(samples) if modality == "video" else samples.float().cpu().clamp(-1, 1)
 
 
 class ClipMaker:
-    """Makes clips, a batch at a time. The negative text is encoded once; each prompt once, with its batch."""
+    """Denoises batches of clips of one size.
+
+    texts:   holds the encoded texts of all jobs, and those that guidance steers away from
+    batched: the passes of a step run as one batch
+    drive:   what the sampler calls in place of the bound network
+    """
 
     def __init__(
         self,
         model: JointModel,
-        codecs: AV[Codec],
-        conditioner: Conditioner,
+        codecs: SizedCodecs,
+        texts: Texts,
         sampling: Sampling,
-        clip: ClipSpec,
+        dtype: torch.dtype,
         device: torch.device | str = "cpu",
+        batched: bool = False,
+        drive: Callable[[BoundNetwork], Network] = lambda bound: bound,
     ) -> None:
         self.model = model.eval()
-        self.codecs, self.conditioner, self.sampling, self.clip = codecs, conditioner, sampling, clip
-        self.device = torch.device(device)
-        self.dtype = next(model.parameters()).dtype
-        with torch.no_grad():
-            self._negative = self._contexts(AV.of({m: [sampling.negative.get(m) or ""] for m in model.modalities}))
-
-    def _contexts(self, prompts: AV[Sequence[str]]) -> AV[Context]:
-        """The texts as the towers see them, with every layer's keys and values. One text for both is encoded once."""
-
-        def encode(texts: Sequence[str]) -> Text:
-            return self.conditioner.encode(list(texts)).to(self.device, self.dtype)
-
-        shared = prompts.video is not None and prompts.video == prompts.audio
-        once = encode(next(prompts.values())) if shared else None
-        texts = prompts.map(lambda one: encode(one) if once is None else once)
-        return self.model.embed_text(texts, cache=True)
+        self.codecs, self.texts, self.sampling, self.dtype = codecs, texts, sampling, dtype
+        self.device, self.batched, self._drive = torch.device(device), batched, drive
 
     @torch.no_grad()
-    def clips(self, jobs: Sequence[Job], callback: Callback | None = None) -> list[Clip]:
-        """One clip per job, in order. UserError naming the clip whose samples are not finite.
+    def latents(
+        self, jobs: Sequence[Job], first: Mapping[Shape, Tensor], callback: Callback | None = None
+    ) -> AV[Tensor]:
+        """The latents of clips of one size, in the order of their jobs. The network must be on its device.
+
+        first: latents of the first frame of each shape that has one; all jobs have one, or none has
 
         Each clip's noise comes from its own seed, so it is the same in whatever batch the clip is made.
         """
-        prompts = [job.prompt for job in jobs]
+        modalities = self.model.modalities
+        codecs = self.codecs.of(jobs[0].shape.size_px)
+        given = [job.text for job in jobs]
+        negative = AV.of({m: [self.sampling.negative.get(m) or ""] for m in modalities})
         contexts = {
-            PROMPT: self._contexts(AV.of(dict.fromkeys(self.model.modalities, prompts))),
-            NEGATIVE: self._negative.map(lambda context: _repeated(context, len(jobs))),
+            PROMPT: self._contexts(AV.of(dict.fromkeys(modalities, given))),
+            NEGATIVE: self._contexts(negative).map(lambda context: _repeated(context, len(jobs))),
         }
-        codecs = AV.of({m: self.codecs[m] for m in self.model.modalities})
-        network = BoundNetwork(self.model, contexts, codecs.map(lambda codec: codec.grid()), self.dtype)
+        clean: AV[Tensor] = AV()
+        if jobs[0].shape.first is not None:
+            clean = AV(video=torch.cat([first[job.shape] for job in jobs]).to(self.device))
+        bound = BoundNetwork(
+            self.model,
+            contexts,
+            codecs.map(lambda codec: codec.grid()),
+            self.dtype,
+            clean_steps=clean.map(lambda start: start.shape[2]),
+            batched=self.batched,
+        )
         parts = self.sampling
         shapes: AV[tuple[int, ...]] = codecs.map(lambda codec: (1, *codec.shape()))
         noises = [draw_noise(shapes, job.seed, same_seed=parts.same_noise_seed) for job in jobs]
         noise = AV.of({m: torch.cat([one[m] for one in noises]).to(self.device) for m in codecs.modalities})
-        latents = sample(network, noise, parts.schedule, parts.solver, parts.guidance, parts.steps, callback=callback)
-        # Codecs work on one clip at a time: their memory is the pixels', not the latents'.
-        return [self._decoded(job, _item(latents, i)) for i, job in enumerate(jobs)]
+        return sample(
+            self._drive(bound), noise, parts.schedule, parts.solver, parts.guidance, parts.steps,
+            clean=clean, callback=callback,
+        )  # fmt: skip
 
-    def _decoded(self, job: Job, latents: AV[Tensor]) -> Clip:
-        samples = latents.zip(self.codecs, lambda value, codec: codec.decode(value.float())[0].float().cpu())
-        for modality, value in samples.items():
-            if not bool(torch.isfinite(value).all()):
-                raise UserError(
-                    f"clip {job.id} has values in its {modality} that are not finite",
-                    hint="nothing was written; look at the weights, the guidance scale and the number format",
-                )
-        return clip_of(job.id, job.prompt, samples, self.clip)
+    def _contexts(self, prompts: AV[Sequence[str]]) -> AV[Context]:
+        """The texts as the towers see them, with every layer's keys and values."""
+        found = prompts.map(lambda some: self.texts.text(some).to(self.device, self.dtype))
+        return self.model.embed_text(found, cache=True)
 
 
 def clip_of(name: str, prompt: str, samples: AV[Tensor], form: ClipSpec) -> Clip:
     """A clip from what codecs decode: video (frames, height, width, 3) and audio (samples,), both in [-1, 1]."""
     video = None if samples.video is None else Clip.pixels(samples.video)
-    audio = None if samples.audio is None else samples.audio.clamp(-1, 1)
+    audio = None if samples.audio is None else samples.audio.float().cpu().clamp(-1, 1)
     return Clip(name, prompt, video, audio, form.frame_rate_hz, form.sample_rate_hz)
 
 
 def through_codecs(clip: Clip, codecs: AV[Codec], form: ClipSpec) -> Clip:
-    """The clip after its codecs' encoding and decoding: the best that a model over these latents can do."""
+    """The clip after its codecs' encoding and decoding: the best that a model over these latents can do. The codecs
+    must be loaded."""
 
     def again(codec: Codec, samples: Tensor) -> Tensor:
         return codec.decode(codec.encode(samples[None]))[0].float()
 
     given = AV.of({modality: clip.signal(modality) for modality in codecs.modalities})
     return replace(clip_of(clip.name, clip.prompt, codecs.zip(given, again), form), truth=clip.truth)
-
-
-def _item(latents: AV[Tensor], index: int) -> AV[Tensor]:
-    """The latents of one clip of a batch, as a batch of one."""
-    return latents.map(lambda value: value[index : index + 1])
 
 
 def _repeated(context: Context, copies: int) -> Context:

@@ -17,24 +17,48 @@ from ovikit.evaluation.protocols import PromptItem
 from ovikit.files import atomic_write_json, sha256_of
 from ovikit.generate.media import viewing_scale, write_clip
 from ovikit.generate.prompts import ID_HINT, SAFE_ID
+from ovikit.generate.size import Size
 from ovikit.types import Clip
 
-SIDECAR_FORMAT = 1
+SIDECAR_FORMAT = 2
+
+
+@dataclass(frozen=True, slots=True)
+class FirstFrame:
+    """The picture that a clip begins with.
+
+    crop: it is cut to the clip's proportions; otherwise stretched to its size
+    """
+
+    path: Path
+    sha256: str
+    crop: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Shape:
+    """How large a clip is, and what it begins with."""
+
+    size_px: Size
+    first: FirstFrame | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Job:
     """One clip to make.
 
-    id:     name of its files
-    item:   id of its prompt
-    seed:   of its noise
+    id:    name of its files
+    item:  id of its prompt
+    text:  the prompt as it is encoded
+    seed:  of its noise
     """
 
     id: str
     item: str
     prompt: str
+    text: str
     seed: int
+    shape: Shape
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,25 +66,33 @@ class Origin:
     """What all clips of a run have in common.
 
     digest:  of the recipe
-    weights: sha256 of the weights file
+    weights: sha256 of the network's weights file
+    parts:   fingerprints of the codecs and the conditioner, by their place in the recipe
     """
 
     recipe: str
     digest: str
     weights: str
+    parts: Mapping[str, str]
     details: Mapping[str, Any]
 
 
-def plan(items: Sequence[PromptItem], seed: int, count: int = 1) -> list[Job]:
+def plan(
+    items: Sequence[PromptItem], shapes: Sequence[Shape], texts: Sequence[str], seed: int, count: int = 1
+) -> list[Job]:
     """``count`` clips of each prompt, the i-th of all with the noise of seed + i. Further takes of a prompt are
-    named ID-1, ID-2, ..."""
+    named ID-1, ID-2, ...
+
+    shapes: of the clips of each prompt
+    texts:  the prompts as they are encoded
+    """
     for item in items:
         if not SAFE_ID.fullmatch(item.id):
             raise UserError(f"the id '{item.id}' cannot name a file", hint=ID_HINT)
-    takes = [(item, take) for item in items for take in range(count)]
+    takes = [(one, take) for one in zip(items, shapes, texts, strict=True) for take in range(count)]
     jobs = [
-        Job(item.id if take == 0 else f"{item.id}-{take}", item.id, item.prompt, seed + i)
-        for i, (item, take) in enumerate(takes)
+        Job(item.id if take == 0 else f"{item.id}-{take}", item.id, item.prompt, text, seed + i, shape)
+        for i, ((item, shape, text), take) in enumerate(takes)
     ]
     # Some file systems do not tell capitals from small letters.
     names = [job.id.lower() for job in jobs]
@@ -96,14 +128,29 @@ def _identity(job: Job, origin: Origin) -> dict[str, Any]:
         "id": job.id,
         "prompt": job.prompt,
         "seed": job.seed,
+        "size_px": list(job.shape.size_px),
+        "first_frame": _first_frame(job.shape.first),
         "recipe": {"name": origin.recipe, "digest": origin.digest},
         "weights_sha256": origin.weights,
+        "parts": dict(origin.parts),
     }
 
 
-def sidecar_of(job: Job, origin: Origin) -> dict[str, Any]:
-    """What is told of how a clip was made."""
-    return {"format": SIDECAR_FORMAT, **_identity(job, origin), "item": job.item, **origin.details}
+def _first_frame(first: FirstFrame | None) -> dict[str, Any] | None:
+    return None if first is None else {"sha256": first.sha256, "cropped": first.crop}
+
+
+def sidecar_of(job: Job, origin: Origin, run: Mapping[str, Any]) -> dict[str, Any]:
+    """What is told of how a clip was made.
+
+    run: what another machine, or another try, would do otherwise: no part of the clip's identity
+    """
+    told: dict[str, Any] = {"format": SIDECAR_FORMAT, **_identity(job, origin), "item": job.item}
+    if job.text != job.prompt:
+        told["prepared_prompt"] = job.text
+    if job.shape.first is not None:
+        told["first_frame"]["name"] = job.shape.first.path.name
+    return {**told, **origin.details, "run": dict(run)}
 
 
 def put_clip(folder: Path, name: str, clip: Clip, told: Mapping[str, Any]) -> Path:
@@ -135,7 +182,7 @@ def finished(folder: Path, jobs: Sequence[Job], origin: Origin, overwrite: bool)
         if told is None:
             continue
         wanted = _identity(job, origin)
-        other = [key for key, value in wanted.items() if told.get(key) != value]
+        other = [key for key, value in wanted.items() if not _agrees(told.get(key), value)]
         if not other:
             if is_whole(folder, job.id, told):
                 done.add(job.id)
@@ -150,6 +197,13 @@ def finished(folder: Path, jobs: Sequence[Job], origin: Origin, overwrite: bool)
     return done
 
 
+def _agrees(told: object, wanted: object) -> bool:
+    """Whether what was told is what is wanted; more may be told."""
+    if isinstance(told, Mapping) and isinstance(wanted, Mapping):
+        return all(key in told and told[key] == value for key, value in wanted.items())
+    return told == wanted
+
+
 def sweep(folder: Path, jobs: Sequence[Job]) -> None:
     """Removes what a killed run left of these clips under temporary names."""
     for job in jobs:
@@ -159,13 +213,17 @@ def sweep(folder: Path, jobs: Sequence[Job]) -> None:
 
 def _short(value: object) -> str:
     if isinstance(value, Mapping):
-        return f"{value.get('name')} {str(value.get('digest'))[:16]}"
-    text = str(value)
+        return " ".join(str(one)[:16] for one in value.values())
+    text = "none" if value is None else str(value)
     return text if len(text) <= 48 else f"{text[:45]}..."
 
 
 def groups(jobs: Sequence[Job], size: int, done: set[str]) -> list[Sequence[Job]]:
-    """Batches of fixed membership, those that lack a clip. A batch that was interrupted is made as a whole again:
-    the rounding of a clip's arithmetic may depend on its neighbours, and a continued run gives the same files."""
-    batches = [jobs[start : start + size] for start in range(0, len(jobs), size)]
+    """Batches of fixed membership, of clips of one size and all with or all without a first frame; those that lack a
+    clip. A batch that was interrupted is made as a whole again: the rounding of a clip's arithmetic may depend on its
+    neighbours, and a continued run gives the same files."""
+    alike: dict[tuple[Size, bool], list[Job]] = {}
+    for job in jobs:
+        alike.setdefault((job.shape.size_px, job.shape.first is not None), []).append(job)
+    batches = [some[start : start + size] for some in alike.values() for start in range(0, len(some), size)]
     return [batch for batch in batches if any(job.id not in done for job in batch)]

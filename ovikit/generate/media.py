@@ -72,7 +72,7 @@ def write_clip(path: Path | str, clip: Clip, scale: int = 1) -> None:
 
 def _video_packets(container: OutputContainer, video: Tensor, frame_rate_hz: float, scale: int) -> Iterator[Packet]:
     """H.264 packets of (frames, height, width, 3); the stream is declared at once, the encoding is lazy."""
-    frames = _even(np.asarray(video).repeat(scale, axis=1).repeat(scale, axis=2))
+    frames = np.asarray(video)
     if frames.dtype != np.uint8 or len(frames) == 0:
         raise ValueError(
             f"video must be uint8 with at least one frame, not {video.dtype} of shape {tuple(video.shape)}"
@@ -80,7 +80,9 @@ def _video_packets(container: OutputContainer, video: Tensor, frame_rate_hz: flo
     rate = Fraction(frame_rate_hz).limit_denominator(1001)
     # One thread: x264 splits its decisions by thread, and the file would depend on the machine's cores.
     stream = container.add_stream("libx264", rate=rate, options={"crf": "18", "preset": "veryfast", "threads": "1"})
-    stream.height, stream.width, stream.pix_fmt = frames.shape[1], frames.shape[2], "yuv420p"
+    height, width = (side * scale for side in frames.shape[1:3])
+    # 4:2:0 needs even sides.
+    stream.height, stream.width, stream.pix_fmt = height + height % 2, width + width % 2, "yuv420p"
     stream.time_base = 1 / rate
     codec = stream.codec_context
     codec.color_range = ColorRange.MPEG.value
@@ -88,7 +90,8 @@ def _video_packets(container: OutputContainer, video: Tensor, frame_rate_hz: flo
 
     def packets() -> Iterator[Packet]:
         for i, pixels in enumerate(frames):
-            frame = VideoFrame.from_ndarray(np.ascontiguousarray(pixels), format="rgb24")
+            # One by one: a clip of ten seconds would not fit in memory a second time.
+            frame = VideoFrame.from_ndarray(_enlarged(pixels, scale), format="rgb24")
             frame = frame.reformat(format="yuv420p", dst_colorspace=Colorspace.ITU709, dst_color_range=ColorRange.MPEG)
             frame.pts, frame.time_base = i, 1 / rate
             yield from stream.encode(frame)
@@ -97,10 +100,13 @@ def _video_packets(container: OutputContainer, video: Tensor, frame_rate_hz: flo
     return packets()
 
 
-def _even(frames: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    """Frames whose sides are even, as 4:2:0 needs: an odd one gets its last row or column again."""
-    bottom, right = frames.shape[1] % 2, frames.shape[2] % 2
-    return np.pad(frames, ((0, 0), (0, bottom), (0, right), (0, 0)), mode="edge") if bottom or right else frames
+def _enlarged(frame: NDArray[np.uint8], scale: int) -> NDArray[np.uint8]:
+    """A frame (height, width, 3) with its pixels repeated and even sides: an odd one gets its last row or column
+    again."""
+    large = frame.repeat(scale, axis=0).repeat(scale, axis=1) if scale > 1 else frame
+    bottom, right = large.shape[0] % 2, large.shape[1] % 2
+    even = np.pad(large, ((0, bottom), (0, right), (0, 0)), mode="edge") if bottom or right else large
+    return np.ascontiguousarray(even)
 
 
 def _audio_packets(container: OutputContainer, audio: Tensor, rate: int) -> Iterator[Packet]:

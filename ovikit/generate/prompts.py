@@ -1,4 +1,4 @@
-"""Prompts from a text, CSV or JSONL file, or from the command line."""
+"""Prompts from a text, CSV, TSV or JSONL file, or from the command line."""
 
 from __future__ import annotations
 
@@ -9,28 +9,57 @@ import json
 import re
 import unicodedata
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from ovikit.errors import UserError
 from ovikit.evaluation.protocols import PromptItem
+from ovikit.generate.image import read_image
 
 COLUMNS = ("text_prompt", "prompt")
-"""Where a CSV or JSONL row holds its prompt; the first is the name that the released model's files use."""
+"""Where a row holds its prompt; the first is the name that the released model's files use."""
+IMAGE = "image_path"
+"""Where a row names its first frame."""
 _SLUG = 40
+_SHOWN = 20
+"""Bad rows that one message lists."""
 SAFE_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,199}")
 ID_HINT = "use letters, digits, '.', '_' and '-', up to 200 of them, a letter or digit first"
 
-Row = tuple[int, str, str | None]
-"""Line number, prompt, id or None."""
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """A row of a prompts file as it was read: id and image are None where it has none."""
+
+    line: int
+    prompt: str
+    id: str | None = None
+    image: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Bad:
+    """A row that cannot be used, and why."""
+
+    line: int
+    what: str
+    hint: str | None = None
+
+
+Rows = Iterator[Row | Bad]
 
 
 def read_prompts(path: Path | str) -> list[PromptItem]:
-    """The prompts of a ``.txt`` (one a line), ``.csv`` or ``.jsonl`` file, in its order.
+    """The prompts of a ``.txt`` (one a line), ``.csv``, ``.tsv`` or ``.jsonl`` file, in its order.
 
-    CSV and JSONL rows hold the prompt in ``text_prompt`` or ``prompt`` and may name the clip in ``id``; other
-    columns are ignored. Ids default to the position, 00000 onwards. Blank lines are skipped, repeated prompts kept.
+    CSV, TSV and JSONL rows hold the prompt in ``text_prompt`` or ``prompt``, may name the clip in ``id`` and its first
+    frame in ``image_path``; other columns are ignored. Ids default to the position, 00000 onwards. Images are looked
+    for beside the file, then, as the released code does, in the current folder. Blank lines are skipped, repeated
+    prompts kept.
 
-    UserError, with file and line, for a row without a prompt, a bad or repeated id, or a file without prompts.
+    UserError, with file and line, for rows without a prompt, bad or repeated ids, images that cannot be read (all
+    such rows in one message), or a file without prompts.
     """
     path = Path(path)
     reader = _READERS.get(path.suffix.lower())
@@ -45,13 +74,14 @@ def read_prompts(path: Path | str) -> list[PromptItem]:
     return _items(reader(text, path), path)
 
 
-def given_prompts(prompts: Sequence[str], seed: int = 0) -> list[PromptItem]:
+def given_prompts(prompts: Sequence[str], seed: int = 0, image: Path | None = None) -> list[PromptItem]:
     """Prompts from the command line, named after their words and the seed, so that one try does not stand in the
-    way of the next. UserError for an empty one."""
+    way of the next; with a first frame for all, after that, too. UserError for an empty one."""
     for prompt in prompts:
         if not prompt.strip():
             raise UserError("the prompt is empty", "--prompt")
-    return [PromptItem(f"{_slug(prompt)}-seed{seed}", prompt.strip()) for prompt in prompts]
+    mark = "" if image is None else f"-{_slug(image.stem)}"
+    return [PromptItem(f"{_slug(prompt)}{mark}-seed{seed}", prompt.strip(), image=image) for prompt in prompts]
 
 
 def _slug(prompt: str) -> str:
@@ -65,38 +95,84 @@ def _slug(prompt: str) -> str:
     return f"{words[:_SLUG].rstrip('-') or 'prompt'}-{mark}"
 
 
-def _items(rows: Iterator[Row], path: Path) -> list[PromptItem]:
-    items: list[PromptItem] = []
-    lines: dict[str, int] = {}
-    for line, prompt, given in rows:
-        where = f"{path}:{line}"
-        name = _position(len(items)) if given is None else given
-        if not prompt.strip():
-            raise UserError("the prompt is empty", where)
+class _Checked:
+    """Rows become items, one after the other; what is wrong with a row is kept for the end."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.items: list[PromptItem] = []
+        self.bad: list[Bad] = []
+        self._lines: dict[str, int] = {}
+        self._images: dict[str, Path] = {}
+
+    def take(self, row: Row) -> None:
+        try:
+            self.items.append(self._item(row))
+        except UserError as error:
+            self.bad.append(Bad(row.line, error.what, error.hint))
+
+    def _item(self, row: Row) -> PromptItem:
+        name = f"{len(self.items) + len(self.bad):05d}" if row.id is None else row.id
+        if not row.prompt.strip():
+            raise UserError("the prompt is empty")
         if not SAFE_ID.fullmatch(name):
-            raise UserError(f"the id '{name}' cannot name a file", where, ID_HINT)
+            raise UserError(f"the id '{name}' cannot name a file", hint=ID_HINT)
         # Some file systems do not tell capitals from small letters.
-        if name.lower() in lines:
-            raise UserError(f"the id '{name}' was already given in line {lines[name.lower()]}", where)
-        lines[name.lower()] = line
-        items.append(PromptItem(name, prompt.strip()))
-    if not items:
+        if name.lower() in self._lines:
+            raise UserError(f"the id '{name}' was already given in line {self._lines[name.lower()]}")
+        self._lines[name.lower()] = row.line
+        return PromptItem(name, row.prompt.strip(), image=None if row.image is None else self._image(row.image))
+
+    def _image(self, given: str) -> Path:
+        if given not in self._images:
+            places = (self.path.parent / Path(given).expanduser(), Path(given).expanduser())
+            found = next((place for place in places if place.exists()), None)
+            if found is None:
+                raise UserError(
+                    f"there is no image '{given}'", hint="it is looked for beside this file, then in the current folder"
+                )
+            try:
+                read_image(found)
+            except UserError as error:
+                raise UserError(f"{given}: {error.what}", hint=error.hint) from error
+            self._images[given] = found
+        return self._images[given]
+
+
+def _items(rows: Rows, path: Path) -> list[PromptItem]:
+    checked = _Checked(path)
+    for row in rows:
+        if isinstance(row, Bad):
+            checked.bad.append(row)
+        else:
+            checked.take(row)
+    if checked.bad:
+        raise _refusal(checked.bad, path)
+    if not checked.items:
         raise UserError("it holds no prompts", str(path))
-    return items
+    return checked.items
 
 
-def _position(index: int) -> str:
-    return f"{index:05d}"
+def _refusal(bad: Sequence[Bad], path: Path) -> UserError:
+    """One message for all bad rows."""
+    if len(bad) == 1:
+        return UserError(bad[0].what, f"{path}:{bad[0].line}", bad[0].hint)
+    lines = [f"line {one.line}: {one.what}" for one in bad[:_SHOWN]]
+    if len(bad) > _SHOWN:
+        lines.append(f"and {len(bad) - _SHOWN} more")
+    hints = list(dict.fromkeys(one.hint for one in bad if one.hint is not None))
+    return UserError(f"{len(bad)} rows cannot be used", str(path), "\n  ".join([*lines, *hints]))
 
 
-def _txt(text: str, path: Path) -> Iterator[Row]:
+def _txt(text: str, path: Path) -> Rows:
     for line, prompt in enumerate(text.split("\n"), start=1):
         if prompt.strip():
-            yield line, prompt, None
+            yield Row(line, prompt)
 
 
-def _csv(text: str, path: Path) -> Iterator[Row]:
-    reader = csv.DictReader(io.StringIO(text, newline=""), strict=True, restkey="")
+def _table(delimiter: str, text: str, path: Path) -> Rows:
+    kind = {",": "CSV", "\t": "TSV"}[delimiter]
+    reader = csv.DictReader(io.StringIO(text, newline=""), strict=True, restkey="", delimiter=delimiter)
     last = 0
     try:
         columns = [name.strip() for name in reader.fieldnames or ()]
@@ -105,40 +181,49 @@ def _csv(text: str, path: Path) -> Iterator[Row]:
             raise UserError(f"no column '{COLUMNS[0]}' or '{COLUMNS[1]}' among: {', '.join(columns)}", f"{path}:1")
         last = reader.line_num
         for row in reader:
-            if "" in row and "" not in columns:
-                raise UserError(
-                    f"the row has more than {len(columns)} columns", f"{path}:{reader.line_num}",
-                    "put a prompt that has commas in double quotes",
-                )  # fmt: skip
             last = reader.line_num
-            yield _row(row, path, last)
+            if "" in row and "" not in columns:
+                hint = "put a prompt that has commas in double quotes" if delimiter == "," else None
+                yield Bad(last, f"the row has more than {len(columns)} columns", hint)
+            else:
+                yield _row(row, last)
     except csv.Error as error:
         # An open quote is noticed at the end of the file: the row that it began is what the user must look at.
-        raise UserError(f"not valid CSV: {error}", f"{path}:{last + 1}") from None
+        yield Bad(last + 1, f"not valid {kind}: {error}")
 
 
-def _jsonl(text: str, path: Path) -> Iterator[Row]:
+def _jsonl(text: str, path: Path) -> Rows:
     for line, document in enumerate(text.split("\n"), start=1):
         if not document.strip():
             continue
         try:
             row = json.loads(document)
         except json.JSONDecodeError as error:
-            raise UserError(f"not valid JSON: {error.msg} at column {error.colno}", f"{path}:{line}") from None
-        if not isinstance(row, dict):
-            raise UserError('each line must be an object such as {"prompt": "..."}', f"{path}:{line}")
-        yield _row(row, path, line)
+            yield Bad(line, f"not valid JSON: {error.msg} at column {error.colno}")
+            continue
+        if isinstance(row, dict):
+            yield _row(row, line)
+        else:
+            yield Bad(line, 'each line must be an object such as {"prompt": "..."}')
 
 
-def _row(row: Mapping[str, object], path: Path, line: int) -> Row:
+def _row(row: Mapping[str, object], line: int) -> Row | Bad:
     prompt = next((row[column] for column in COLUMNS if row.get(column) is not None), None)
     if not isinstance(prompt, str):
         what = "it has no prompt" if prompt is None else f"the prompt is {prompt!r}, not a text"
-        raise UserError(what, f"{path}:{line}", f"the prompt goes in '{COLUMNS[0]}' or '{COLUMNS[1]}'")
-    name = row.get("id")
+        return Bad(line, what, f"the prompt goes in '{COLUMNS[0]}' or '{COLUMNS[1]}'")
+    name, image = row.get("id"), row.get(IMAGE)
     if name is not None and (isinstance(name, bool) or not isinstance(name, (str, int))):
-        raise UserError(f"the id is {name!r}, not a text or a number", f"{path}:{line}")
-    return line, prompt, None if name is None or name == "" else str(name)
+        return Bad(line, f"the id is {name!r}, not a text or a number")
+    if image is not None and not isinstance(image, str):
+        return Bad(line, f"{IMAGE} is {image!r}, not a path")
+    given = None if image is None or not image.strip() else image.strip()
+    return Row(line, prompt, None if name is None or name == "" else str(name), given)
 
 
-_READERS: dict[str, Callable[[str, Path], Iterator[Row]]] = {".txt": _txt, ".csv": _csv, ".jsonl": _jsonl}
+_READERS: dict[str, Callable[[str, Path], Rows]] = {
+    ".txt": _txt,
+    ".csv": partial(_table, ","),
+    ".tsv": partial(_table, "\t"),
+    ".jsonl": _jsonl,
+}

@@ -3,108 +3,53 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
 
 import torch
 
-from ovikit.errors import UserError
 from ovikit.evaluation.protocols import PromptItem
-from ovikit.files import sha256_of
-from ovikit.generate.batch import ClipMaker
-from ovikit.generate.jobs import Job, Origin, finished, groups, plan, put_clip, sidecar_of, sweep
-from ovikit.kernel.events import ClipFinished
-from ovikit.kernel.manager import fire, installed_plugins
+from ovikit.generate.batch import SizedCodecs
+from ovikit.generate.jobs import Origin, finished, groups, plan, sweep
+from ovikit.generate.making import Making, Tools
+from ovikit.generate.orders import prepared_texts, refuse_unfit, shapes_of, size_rule
+from ovikit.generate.size import Size, SizeRule
+from ovikit.generate.source import Parts, Source, build_parts, find_source
+from ovikit.generate.watch import Clock, Unwatched, Watcher
 from ovikit.kernel.observe import observed
-from ovikit.layout import LOCK, WEIGHTS
-from ovikit.recipe.build import build_codecs, build_conditioner, build_model, build_sampling, clip_spec, load_weights
-from ovikit.recipe.load import load_recipe
+from ovikit.layout import LOCK
+from ovikit.networks.joint import JointModel
+from ovikit.recipe.build import build_model, clip_spec
 from ovikit.recipe.lock import versions, write_lock
 from ovikit.recipe.models import Recipe
+from ovikit.runtime.processes import Processes
 
+__all__ = ["Generated", "Source", "find_source", "generate"]
 
-class Watcher(Protocol):
-    """Told how a run goes on, to show it."""
-
-    def begin(self, clips: int, skipped: int, steps: int) -> None:
-        """clips: still to make; skipped: already there; steps: of the solver, for each batch."""
-        ...
-
-    def step(self, clips: int) -> None:
-        """One solver step of a batch of ``clips`` is done."""
-        ...
-
-    def clip(self, name: str, path: Path) -> None: ...
+MOST_CLIPS = 8
+TOKENS_AT_ONCE = 8192
+"""Batches of small clips are filled up to this: beyond it, a clip keeps any device busy by itself."""
 
 
 @dataclass(frozen=True, slots=True)
 class Generated:
-    """What a run did. made: ids of the clips that it wrote; skipped: how many were there already."""
+    """What a run did.
+
+    made:       ids of the clips that it wrote
+    skipped:    how many were there already
+    phases:     seconds of each
+    peak_bytes: the most memory that was taken, of the device, or of this process where that is the CPU; 0: nothing was
+                made
+    """
 
     folder: Path
     made: tuple[str, ...]
     skipped: int
     seconds: float
-
-
-@dataclass(frozen=True, slots=True)
-class Source:
-    """Where a model comes from. weights: None where the recipe's own checkpoint is read."""
-
-    recipe: Recipe
-    weights: Path | None
-    folder: Path
-
-
-def find_source(source: Path, overrides: Sequence[str] = (), weights: Path | None = None) -> Source:
-    """The recipe and the weights of a recipe file, or of the folder of a training run.
-
-    UserError where there are no weights, or no such run.
-    """
-    if not source.is_dir():
-        recipe = load_recipe(source, overrides)
-        if weights is None and recipe.model.checkpoint is None:
-            raise UserError(
-                f"recipe '{recipe.name}' has no trained weights to generate with",
-                str(source),
-                f"train it and give the run's folder: ovikit train {source}; or give --weights FILE",
-            )
-        return Source(recipe, weights, Path("runs") / recipe.name)
-    lock, own = source / LOCK, source / WEIGHTS
-    if not lock.is_file():
-        raise UserError(f"this is not the folder of a run: it has no {LOCK}", str(source))
-    if weights is None and not own.is_file():
-        raise UserError(
-            f"this run has no {WEIGHTS}: its training has not ended", str(source), "ovikit train continues it"
-        )
-    return Source(load_recipe(lock, overrides), weights or own, source)
-
-
-def weights_digest(source: Source) -> str:
-    """sha256 of the weights file."""
-    if source.weights is None:
-        slot = source.recipe.model.checkpoint
-        assert slot is not None
-        return sha256_of(installed_plugins().resolve_asset(slot.path))
-    if not source.weights.is_file():
-        raise UserError("no such weights file", str(source.weights))
-    return sha256_of(source.weights)
-
-
-def build_clip_maker(source: Source, device: torch.device | str = "cpu") -> tuple[ClipMaker, dict[str, str]]:
-    """What makes the clips of a source, and its weights' metadata. UserError where weights and recipe do not fit."""
-    recipe = source.recipe
-    codecs, conditioner = build_codecs(recipe), build_conditioner(recipe)
-    metadata: dict[str, str] = {}
-    if source.weights is None:
-        model = build_model(recipe, codecs, conditioner, device)
-    else:
-        model = build_model(recipe, codecs, conditioner, "meta")
-        metadata = load_weights(model, source.weights)
-        model = model.to(device)
-    return ClipMaker(model, codecs, conditioner, build_sampling(recipe), clip_spec(recipe), device), metadata
+    phases: Mapping[str, float]
+    peak_bytes: int
+    device: str
 
 
 def generate(
@@ -113,65 +58,102 @@ def generate(
     folder: Path,
     *,
     count: int = 1,
-    batch_size: int = 8,
+    batch_size: int | None = None,
     overwrite: bool = False,
+    size: Size | None = None,
     device: torch.device | str = "cpu",
     watcher: Watcher | None = None,
 ) -> Generated:
     """Makes ``count`` clips of each prompt in ``folder``; what lies there whole and was made in this way is kept.
 
-    The same recipe, weights, prompts and batch size give the same bytes on one machine, interrupted or not.
-    UserError when the folder holds clips of the same names made in another way, unless ``overwrite``.
+    batch_size: clips at a time; default: up to eight small ones, one large one
+    size:       height and width asked for; default: that of the first frame, or the recipe's
+
+    The same recipe, weights, prompts, sizes and batch size give the same bytes on one machine, interrupted or not.
+    UserError when the folder holds clips of the same names made in another way, unless ``overwrite``; and for whatever
+    is wrong with prompts, images, sizes or weights, before anything is written.
     """
-    recipe, started = source.recipe, time.perf_counter()
-    jobs = plan(items, recipe.sampling.seed, count)
-    origin = Origin(recipe.name, recipe.digest, weights_digest(source), _details(recipe))
-    done = finished(folder, jobs, origin, overwrite)
-    with observed("generate", folder, recipe.name, recipe.digest) as told:
-        sweep(folder, jobs)
-        write_lock(recipe, folder / LOCK)
-        made = _make(source, origin, jobs, done, folder, batch_size, device, watcher)
-        told.results = {"clips": float(len(made)), "skipped": float(len(done))}
-    return Generated(folder, tuple(made), len(done), time.perf_counter() - started)
+    recipe, started, clock = source.recipe, time.perf_counter(), Clock()
+    with Processes.start(recipe.runtime.parallel, device) as processes:
+        shown = watcher if watcher is not None and processes.main else Unwatched()
+        order = _Order(source, build_parts(source), processes)
+        jobs = plan(items, order.shapes(items, size, shown), order.texts(items, shown), recipe.sampling.seed, count)
+        with clock("checking"):
+            shown.phase("checking the weights", 0, "")
+            origin = processes.by_main(order.origin)
+        told = Origin(**origin)
+        mine = processes.share(jobs)
+        done = set(processes.by_writer(lambda: sorted(finished(folder, mine, told, overwrite))))
+        with observed("generate", folder, recipe.name, recipe.digest) as run:
+            processes.by_writer(lambda: sweep(folder, mine))
+            network = source.weights is None
+            processes.by_main(
+                lambda: write_lock(recipe, folder / LOCK, checkpoint_sha256=told.weights if network else None)
+            )
+            batches = groups(mine, batch_size or order.batch_size(), done)
+            shown.begin(len(mine) - len(done), len(done))
+            making = Making(order.tools(clock, shown), told, folder, batches, done)
+            made = [name for part in processes.collect(making.run() if batches else []) for name in part]
+            run.results = {"clips": float(len(made)), "skipped": float(len(jobs) - len(made))}
+        return Generated(
+            folder, tuple(made), len(jobs) - len(made), time.perf_counter() - started, clock.rounded(),
+            making.peak, str(processes.device),
+        )  # fmt: skip
 
 
-def _make(
-    source: Source, origin: Origin, jobs: Sequence[Job], done: set[str], folder: Path, batch_size: int,
-    device: torch.device | str, watcher: Watcher | None,
-) -> list[str]:  # fmt: skip
-    if watcher is not None:
-        watcher.begin(len(jobs) - len(done), len(done), source.recipe.sampling.steps)
-    batches = groups(jobs, batch_size, done)
-    if not batches:
-        return []
-    maker, metadata = build_clip_maker(source, device)
-    origin = Origin(origin.recipe, origin.digest, origin.weights, {**origin.details, "weights": metadata})
-    made = []
-    for batch in batches:
-        began = time.perf_counter()
-        missing = [job for job in batch if job.id not in done]
+class _Order:
+    """What a run needs of its source, built when it is needed; nothing of it reads weights."""
 
-        def callback(step: int, steps: int, x: object, clips: int = len(missing)) -> None:
-            if watcher is not None:
-                watcher.step(clips)
+    def __init__(self, source: Source, parts: Parts, processes: Processes) -> None:
+        self.source, self.parts, self.processes = source, parts, processes
+        self.codecs = SizedCodecs(parts.codecs, clip_spec(source.recipe))
+        self._model: JointModel | None = None
 
-        clips = maker.clips(batch, callback)
-        each = (time.perf_counter() - began) / len(missing)
-        for job, clip in zip(batch, clips, strict=True):
-            if job.id in done:
-                continue
-            path = put_clip(folder, job.id, clip, sidecar_of(job, origin))
-            made.append(job.id)
-            fire(ClipFinished("generate", folder, job.id, path, job.prompt, job.seed, each))
-            if watcher is not None:
-                watcher.clip(job.id, path)
-    return made
+    @property
+    def recipe(self) -> Recipe:
+        return self.source.recipe
 
+    def model(self) -> JointModel:
+        """The network without its weights."""
+        if self._model is None:
+            parts = self.parts
+            self._model = build_model(self.recipe, parts.codecs, parts.conditioner, "meta", self.processes.spread)
+        return self._model
 
-def _details(recipe: Recipe) -> dict[str, object]:
-    """What a sidecar tells beyond the clip's identity."""
-    return {
-        "sampling": recipe.sampling.to_dict(),
-        "clip": recipe.clip.to_dict(),
-        "versions": versions(),
-    }
+    def rule(self) -> SizeRule:
+        return size_rule(self.codecs, self.model(), self.recipe.clip.area_px)
+
+    def shapes(self, items: Sequence[PromptItem], asked: Size | None, shown: Watcher):
+        own = self.codecs.form.height_px, self.codecs.form.width_px
+        shapes = shapes_of(items, own, self.rule, asked, shown.note)
+        if any(shape.size_px != own for shape in shapes):
+            refuse_unfit(shapes, self.codecs, self.model(), self.rule())
+        return shapes
+
+    def texts(self, items: Sequence[PromptItem], shown: Watcher) -> list[str]:
+        return prepared_texts(items, self.parts.conditioner, shown.note)
+
+    def origin(self) -> dict[str, object]:
+        """What all clips of the run have in common, as the fields of an ``Origin``."""
+        recipe, source = self.recipe, self.source
+        return {
+            "recipe": recipe.name,
+            "digest": recipe.digest,
+            "weights": source.assets.digest_of(source.network()),
+            "parts": self.parts.fingerprints(),
+            "details": {
+                "sampling": recipe.sampling.to_dict(),
+                "clip": recipe.clip.to_dict(),
+                "versions": versions(),
+                "terms": self.parts.terms(),
+            },
+        }
+
+    def batch_size(self) -> int:
+        tokens = sum(
+            len(self.model().tower(modality).grid(codec.grid())) for modality, codec in self.parts.codecs.items()
+        )
+        return max(1, min(MOST_CLIPS, TOKENS_AT_ONCE // tokens))
+
+    def tools(self, clock: Clock, shown: Watcher) -> Tools:
+        return Tools(self.source, self.parts, self.codecs, self.model, self.processes, clock, shown)

@@ -170,6 +170,7 @@ class Licensed(Protocol):
         ...
 
 
+@runtime_checkable
 class Codec(Protocol):
     """Pixels or a waveform to latents and back, with the grid of the latents. Deterministic.
 
@@ -212,6 +213,7 @@ class Prepared(NamedTuple):
     notes: tuple[str, ...] = ()
 
 
+@runtime_checkable
 class Conditioner(Protocol):
     """Prompt to context tokens."""
 

@@ -14,6 +14,7 @@ from ovikit.evaluation.protocols import PromptItem
 from ovikit.files import sha256_of
 from ovikit.generate.media import read_clip
 from ovikit.generate.run import Generated, find_source, generate
+from ovikit.generate.watch import Unwatched
 from ovikit.layout import LOCK, WEIGHTS
 from ovikit.recipe.build import build_codecs, build_conditioner, build_model
 from ovikit.recipe.load import load_recipe
@@ -70,17 +71,13 @@ class Killed(BaseException):
     """As a signal would end the run."""
 
 
-class KillAfter:
+class KillAfter(Unwatched):
     """A watcher that ends the run after some clips."""
 
     def __init__(self, clips: int) -> None:
         self.left = clips
 
-    def begin(self, clips: int, skipped: int, steps: int) -> None: ...
-
-    def step(self, clips: int) -> None: ...
-
-    def clip(self, name: str, path: Path) -> None:
+    def clip(self, name: str, path: Path, seconds: float) -> None:
         self.left -= 1
         if self.left == 0:
             raise Killed

@@ -58,7 +58,7 @@ def test_a_prompt_may_span_lines_in_csv_and_later_errors_keep_their_line(tmp_pat
         ("p.jsonl", '{"prompt": "A", "id": true}\n', r"p\.jsonl:1: the id is True, not a text or a number"),
         ("p.jsonl", '{"prompt": "A", "id": "x"}\n{"prompt": "B", "id": "X"}\n', r":2: the id 'X' was already given in"),
         ("p.csv", f"id,prompt\n{'a' * 201},A\n", r"cannot name a file\n  use letters, .*up to 200"),
-        ("p.yaml", "A\n", r"read from \.txt, \.csv, \.jsonl files, not from '\.yaml'"),
+        ("p.yaml", "A\n", r"read from \.txt, \.csv, \.tsv, \.jsonl files, not from '\.yaml'"),
     ],
 )
 def test_what_is_wrong_is_named_with_its_line(tmp_path, name, content, message):

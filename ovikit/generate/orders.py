@@ -1,0 +1,100 @@
+"""What is asked for, checked before anything large is read: prompts as they are encoded, sizes, first frames."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from functools import cache
+from pathlib import Path
+
+from ovikit.errors import UserError, listed
+from ovikit.evaluation.protocols import PromptItem
+from ovikit.files import sha256_of
+from ovikit.generate.batch import SizedCodecs
+from ovikit.generate.image import read_image
+from ovikit.generate.jobs import FirstFrame, Shape
+from ovikit.generate.size import Size, SizeRule, told
+from ovikit.networks.joint import JointModel
+from ovikit.networks.protocols import Conditioner
+
+Note = Callable[[str], None]
+
+
+def prepared_texts(items: Sequence[PromptItem], conditioner: Conditioner, note: Note) -> list[str]:
+    """The prompts as the conditioner encodes them. What their authors should know is noted once, with the prompts
+    that it is about. UserError listing every prompt that cannot be encoded."""
+    texts: list[str] = []
+    about: dict[str, list[str]] = {}
+    refused: list[str] = []
+    for item in items:
+        try:
+            prepared = conditioner.prepare(item.prompt)
+        except UserError as error:
+            refused.append(f"{item.id}: {error.what}")
+            continue
+        texts.append(prepared.text)
+        for one in prepared.notes:
+            about.setdefault(one, []).append(item.id)
+    if refused:
+        raise UserError(f"{len(refused)} prompts cannot be used", hint="\n  ".join(refused[:20]))
+    for one, ids in about.items():
+        note(f"prompt {listed(list(dict.fromkeys(ids)), 3)}: {one}")
+    return texts
+
+
+def size_rule(codecs: SizedCodecs, model: JointModel, area_px: int | None) -> SizeRule:
+    """The sizes that clips of a model may have. UserError for a model without pictures."""
+    if "video" not in model.modalities:
+        raise UserError("this recipe makes no pictures: it takes neither a size nor a first frame")
+    form = codecs.form
+    tokens = model.tower("video").grid(codecs.base["video"].grid())
+    step = form.height_px // tokens.shape[1], form.width_px // tokens.shape[2]
+    return SizeRule((form.height_px, form.width_px), step, area_px)
+
+
+def shapes_of(
+    items: Sequence[PromptItem],
+    own: Size,
+    rule: Callable[[], SizeRule],
+    asked: Size | None,
+    note: Note,
+) -> list[Shape]:
+    """The size and first frame of each prompt's clips.
+
+    own:   the recipe's size
+    rule:  what it allows beyond that, asked where it matters
+    asked: size for all clips; without one, a first frame decides it
+
+    UserError for a size that does not fit, or an image that cannot be read.
+    """
+    common = own if asked is None else rule().asked(asked)
+    if asked is not None and common != asked:
+        note(f"size: {told(asked)} becomes {told(common)} (height x width), the recipe's area in whole tokens")
+
+    @cache
+    def with_image(path: Path) -> Shape:
+        picture = read_image(path)
+        for one in picture.notes:
+            note(one)
+        given = picture.size_px
+        chosen = rule().shown(given) if asked is None else common
+        free = asked is None and rule().area_px is not None
+        crop = not free and given[0] * chosen[1] != given[1] * chosen[0]
+        how = "cropped to" if crop else "resized to"
+        if given != chosen:
+            note(f"first frame: {path.name} is {told(given)} (height x width) and is {how} {told(chosen)}")
+        return Shape(chosen, FirstFrame(path, sha256_of(path), crop))
+
+    return [Shape(common) if item.image is None else with_image(item.image) for item in items]
+
+
+def refuse_unfit(shapes: Sequence[Shape], codecs: SizedCodecs, model: JointModel, rule: SizeRule) -> None:
+    """UserError for a size that a codec or the video tower cannot work with."""
+    for size in dict.fromkeys(shape.size_px for shape in shapes):
+        try:
+            model.tower("video").grid(codecs.of(size)["video"].grid())
+        except (ValueError, UserError) as error:
+            raise UserError(
+                f"clips of {told(size)} (height x width) do not fit this recipe: {error}",
+                "--size",
+                f"sides are multiples of {rule.step[0]} and {rule.step[1]} pixels",
+            ) from error
