@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -24,9 +25,15 @@ JOINT = "Ovi/model.safetensors"
 WEIGHTS = (JOINT, kit.VAE, kit.TEXT, kit.AUDIO_VAE, kit.VOCODER)
 
 
+@pytest.fixture(scope="module")
+def made(tmp_path_factory) -> Path:
+    return kit.make_folder(tmp_path_factory.mktemp("made") / "weights")
+
+
 @pytest.fixture
-def folder(tmp_path: Path) -> Path:
-    return kit.make_folder(tmp_path / "weights")
+def folder(made: Path, tmp_path: Path) -> Path:
+    """A whole folder to spoil."""
+    return shutil.copytree(made, tmp_path / "weights")
 
 
 @pytest.fixture(params=["official", "ovikit"])
@@ -119,12 +126,13 @@ def test_a_missing_file_is_named_with_its_source(folder: Path, name: str) -> Non
 )
 def test_a_spoilt_file(folder: Path, name: str, spoil: Callable[[Path], object], state: str, remark: tuple) -> None:
     changed = spoil(folder / name)
-    found = _of(folder, name)
+    report = check_folder(folder)
+    found = next(one for one in report.findings if one.file.name == name)
     assert found.state == state
     assert any(words in found.told for words in remark)
     if isinstance(changed, str):
         assert changed in found.told
-    assert check_folder(folder).runnable() == ()
+    assert report.runnable() == ()
 
 
 @pytest.mark.parametrize("name", [kit.VAE, kit.TEXT, kit.AUDIO_VAE, kit.VOCODER])

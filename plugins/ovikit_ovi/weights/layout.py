@@ -10,7 +10,7 @@ import json
 import re
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, lru_cache
 from itertools import product
 from pathlib import Path
 
@@ -126,14 +126,20 @@ class Form:
         found = [int(match.group(1)) for name in names if (match := re.search(r"\bblocks\.(\d+)\.", name))]
         return 1 + max(found, default=self.layers - 1) if self.layers else 0
 
-    def tensors(self, layers: int) -> dict[str, tuple[int | str, ...]]:
+    def tensors(self, layers: int) -> Mapping[str, tuple[int | str, ...]]:
         """Every name with its sizes as released, for a file of so many layers."""
-        return {name: sizes for template, sizes in self.templates.items() for name in _expanded(template, layers)}
+        return _tensors(self.name, layers)
 
     def likeness(self, names: Collection[str]) -> float:
         """Which share of a file's names is of this form."""
         wanted = self.tensors(self.depth(names))
         return sum(name in wanted for name in names) / max(len(names), 1)
+
+
+@lru_cache(maxsize=16)
+def _tensors(form: str, layers: int) -> Mapping[str, tuple[int | str, ...]]:
+    templates = forms()[form].templates
+    return {name: sizes for template, sizes in templates.items() for name in _expanded(template, layers)}
 
 
 def _expanded(template: str, layers: int) -> list[str]:
