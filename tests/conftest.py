@@ -36,6 +36,8 @@ CHECKED = (
     "ovikit_ovi.audio.weight_norm",
     "ovikit_ovi.fusion",
     "ovikit_ovi.positions",
+    "ovikit_ovi.text.conditioner",
+    "ovikit_ovi.text.encoder",
     "ovikit_ovi.tower",
 )
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import html
 import itertools
+import random
 import re
 import subprocess
 import sys
@@ -13,6 +14,7 @@ from pathlib import Path
 import pytest
 import typer
 from official_text import write_tokenizer
+from rich.cells import cell_len
 from typer.testing import CliRunner
 
 from ovikit.errors import UserError
@@ -108,6 +110,7 @@ def test_each_trouble_is_found_where_it_is_and_told_how_to_mend(
             "A B Audio: wind. rain!",
         ),
         ("<S>Hi<E> <AUDCAP>rain", "<S>Hi<E> <AUDCAP>rain", "<S>Hi<E> <AUDCAP>rain"),
+        ("A cat<AUDCAP>rain<ENDAUDCAP>", "A cat<AUDCAP>rain<ENDAUDCAP>", "A cat Audio: rain"),
     ],
 )
 def test_rewriting(prompt: str, tags: str, suffix: str) -> None:
@@ -164,6 +167,28 @@ def test_spans_are_those_of_the_prompt_as_it_was_written() -> None:
     assert note.span == (24, 36)
 
 
+TAGS = ["<S>", "<E>", "<AUDCAP>", "<ENDAUDCAP>", "<s>", "</S>", "</AUDCAP>", "< S >", "[S]", "[E]", "&lt;S&gt;", "<b>"]
+PARTS = [*TAGS, "Audio:", "AUDIO:", "says", '"Come here."', "hello.", "rain,", "日本", ":", "'a b'", "cafÃ©"]
+
+
+def test_whatever_is_written_is_read_and_said() -> None:
+    """Spans lie in the prompt, carets can be drawn, and a prompt is changed exactly where that is said."""
+    chosen = random.Random(0)
+    for _ in range(600):
+        glue = chosen.choice((" ", "", "\n"))
+        prompt = glue.join(chosen.choices(PARTS, k=chosen.randint(1, 9)))
+        for captions in ("tags", "suffix"):
+            checked = check(prompt, captions)  # type: ignore[arg-type]
+            assert (checked.text != prompt) == any(note.severity == "rewritten" for note in checked.notes), prompt
+            for note in checked.notes:
+                assert 0 <= note.span[0] <= note.span[1] <= len(prompt), (prompt, note)
+                text, carets = note.shown(prompt, 40)
+                assert set(carets) <= {" ", "^"}
+                assert cell_len(text) <= 40
+                assert note.what
+                assert note.advice
+
+
 def test_positions_survive_edits() -> None:
     text = "abcdefgh"
     edited = Edited(text, [Edit(1, 2, "XYZ"), Edit(4, 6, ""), Edit(8, 8, "!")])
@@ -183,8 +208,6 @@ def test_carets_stand_below_what_they_mean(width: int) -> None:
 
 
 def test_carets_below_wide_characters() -> None:
-    from rich.cells import cell_len
-
     prompt = '猫が走る。 says, "come here"'
     text, carets = only(prompt, "quoted-speech").shown(prompt)
     assert carets.index("^") == cell_len(text[: text.index('"')])

@@ -40,15 +40,15 @@ class Note:
     def shown(self, prompt: str, width: int = 76) -> tuple[str, str]:
         """A piece of the prompt at most ``width`` cells wide, and the line of carets below it."""
         start, end = self.span
+        prompt = one_line(prompt)
         first, last = window(len(prompt), start, end, width)
         # Characters of two cells may still be too many for the line.
-        while cell_len(prompt[first:last]) > width and last - first > 1:
+        while cell_len(prompt[first:last]) > width - 2 * len(_ELLIPSIS) and last - first > 1:
             first, last = (first + 1, last) if start - first > last - end else (first, last - 1)
         before, after = _ELLIPSIS if first > 0 else "", _ELLIPSIS if last < len(prompt) else ""
-        text = before + one_line(prompt[first:last]) + after
         stop = min(max(end, start), last)
-        carets = "^" * max(cell_len(one_line(prompt[start:stop])), 1)
-        return text, " " * (len(before) + cell_len(one_line(prompt[first:start]))) + carets
+        carets = "^" * max(cell_len(prompt[start:stop]), 1)
+        return before + prompt[first:last] + after, " " * (len(before) + cell_len(prompt[first:start])) + carets
 
 
 def one_line(text: str) -> str:

@@ -114,7 +114,8 @@ def _structure(prompt: str, captions: Captions) -> tuple[str, list[Note]]:
             notes.append(rules.no_speech(prompt, found, captions))
     if not found and not lone_captions:
         notes.append(rules.no_caption(prompt, captions))
-    text = prompt if lone_captions else _reformatted(prompt, found, captions)
+    broken = bool(lone_captions) or any(one.inside for one in tagged)
+    text = prompt if broken else _reformatted(prompt, found, captions)
     return text, notes + _told(prompt, text, found, captions)
 
 
@@ -126,10 +127,10 @@ def _reformatted(prompt: str, found: Sequence[Caption], captions: Captions) -> s
     if not strange:
         return _marked(prompt, found)
     if len(found) == 1 and not any(map(str.isalnum, prompt[found[0].end :])):
-        return Edited(prompt, _as_suffix(found[0])).text
+        return Edited(prompt, _as_suffix(prompt, found[0])).text
     # The format has no end mark: whatever stood behind a caption would become part of it.
     left = Edited(prompt, [Edit(one.start, _behind(prompt, one), "") for one in found]).text
-    heard = " ".join(_sentence(prompt[slice(*one.inner)]) for one in found)
+    heard = " ".join(filter(None, (_sentence(prompt[slice(*one.inner)]) for one in found)))
     return f"{' '.join(left.split())} {SUFFIX} {heard}"
 
 
@@ -146,9 +147,10 @@ def _as_tags(caption: Caption) -> tuple[Edit, Edit]:
     return Edit(caption.start, start, CAPTION), Edit(end, end, END_CAPTION)
 
 
-def _as_suffix(caption: Caption) -> tuple[Edit, Edit]:
+def _as_suffix(prompt: str, caption: Caption) -> tuple[Edit, Edit]:
     start, end = caption.inner
-    return Edit(caption.start, start, f"{SUFFIX} "), Edit(end, caption.end, "")
+    space = " " if prompt[: caption.start][-1:].isalnum() else ""
+    return Edit(caption.start, start, f"{space}{SUFFIX} "), Edit(end, caption.end, "")
 
 
 def _marked(prompt: str, found: Sequence[Caption]) -> str:
@@ -159,7 +161,7 @@ def _marked(prompt: str, found: Sequence[Caption]) -> str:
 
 def _sentence(text: str) -> str:
     text = text.strip()
-    return text if text[-1:] in ".!?" else f"{text}."
+    return text if not text or text[-1] in ".!?" else f"{text}."
 
 
 def _told(prompt: str, text: str, found: Sequence[Caption], captions: Captions) -> list[Note]:

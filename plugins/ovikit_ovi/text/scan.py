@@ -152,6 +152,9 @@ def find_captions(prompt: str, tagged: Sequence[Pair], taken: Sequence[tuple[int
     ]
     closed = [(one.start, one.end) for one in captions]
     marks = [mark for mark in _MARK.finditer(prompt) if _begins_caption(prompt, mark, [*taken, *closed])]
+    # Beside a caption, and behind another mark, other spellings of the mark are words like any.
+    loose = [] if captions else marks[:1]
+    marks = [mark for mark in marks if mark[1] == SUFFIX] or loose
     borders = [one.start for one in captions] + [mark.start() for mark in marks] + [len(prompt)]
     for mark in marks:
         end = min(border for border in borders if border > mark.start())
