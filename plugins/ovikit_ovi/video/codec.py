@@ -106,11 +106,15 @@ class WanVae:
 
     def decode_bytes(self) -> int:
         """What decoding takes on the device besides weights and latents, as ``bytes_per_cell`` counts it."""
-        return self._bytes("decode").of(self.shape(), self.decode_tiling.cells_per_tile)
+        return self._bytes("decode").of(self._cells(), self.decode_tiling.cells_per_tile)
 
     def encode_bytes(self) -> int:
         """As ``decode_bytes``, of encoding."""
-        return self._bytes("encode").of(self.shape(), self.encode_tiling.cells_per_tile)
+        return self._bytes("encode").of(self._cells(), self.encode_tiling.cells_per_tile)
+
+    def _cells(self) -> int:
+        _, _, rows, columns = self.shape()
+        return rows * columns
 
     def _bytes(self, side: Side) -> CellBytes:
         return bytes_per_cell(self._sizes, self.weights.dtype, side, self.limits.chunk_steps)
@@ -125,16 +129,16 @@ class WanVae:
         if limits.activation_bytes is None or limits.tile_px is not None:
             longest = None if limits.tile_px is None else limits.tile_px // cell
             return tiling_of(rows, columns, overlap=overlap, longest=longest)
-        taken = self._bytes(side)
-        most = 0 if taken.whole * rows * columns > limits.activation_bytes else limits.activation_bytes // taken.tiled
+        taken, bound = self._bytes(side), limits.activation_bytes
+        most = 0 if taken.untiled_part(self._cells()) > bound else bound // taken.tiled
         try:
             return tiling_of(rows, columns, overlap=overlap, most_cells=int(most))
         except ValueError as error:
             smallest = min(rows, overlap + 1) * min(columns, overlap + 1)
             raise ValueError(
                 f"to {side} {self.clip.height_px} x {self.clip.width_px} pixels in tiles that overlap by "
-                f"{overlap * cell} pixels takes {taken.of(self.shape(), smallest) / 1e9:.2g} GB at least, more than the "
-                f"bound of {limits.activation_bytes / 1e9:.2g}; shorter overlaps (overlap_px) take less"
+                f"{overlap * cell} pixels takes {taken.of(self._cells(), smallest) / 1e9:.2g} GB at least, more than "
+                f"the bound of {bound / 1e9:.2g}; shorter overlaps (overlap_px) take less"
             ) from error
 
     @torch.no_grad()

@@ -15,13 +15,9 @@ ANCHORS = ("encoder.downsamples.0.downsamples.0.residual.0.gamma", "decoder.midd
 _SIDES = (("encoder", "downsamples", "down", 0), ("decoder", "upsamples", "up", 1))
 """Half of the autoencoder, its stages in the released file and in ours, residual blocks beyond those of the options."""
 
-_IN_A_BLOCK = (
-    ("residual.0", "norm1"),
-    ("residual.2", "conv1"),
-    ("residual.3", "norm2"),
-    ("residual.6", "conv2"),
-    ("shortcut", "conv_shortcut"),
-)
+_IN_A_BLOCK = (("residual.0", "norm1"), ("residual.2", "conv1"), ("residual.3", "norm2"), ("residual.6", "conv2"))
+_SHORTCUT = ("shortcut", "conv_shortcut")
+"""Of blocks that change the width: those of the middle do not."""
 
 _ENDS = (("conv1", "conv_in"), ("head.0", "norm_out"), ("head.2", "conv_out"))
 _MIDDLE = (("middle.0", "resnets.0"), ("middle.2", "resnets.1"))
@@ -37,6 +33,7 @@ def rules(blocks: int = 2) -> tuple[Rule, ...]:
         theirs_stage, ours_stage = f"{side}.{stages}.{{i}}.{stages}", f"{side}.{direction}_blocks.{{i}}"
         for theirs, ours in _IN_A_BLOCK:
             made += [Rule(f"{side}.{a}.{theirs}.{{r}}", f"{side}.mid_block.{b}.{ours}.{{r}}") for a, b in _MIDDLE]
+        for theirs, ours in (*_IN_A_BLOCK, _SHORTCUT):
             made.append(Rule(f"{theirs_stage}.{{j}}.{theirs}.{{r}}", f"{ours_stage}.resnets.{{j}}.{ours}.{{r}}"))
         for part in ("resample.1", "time_conv"):
             last = f"{theirs_stage}.{blocks + more}.{part}.{{r}}"

@@ -67,16 +67,22 @@ class PeakBytes(TorchDispatchMode):
 class CellBytes:
     """Bytes for each latent cell, at most.
 
-    whole: of the middle block, which runs on the whole picture
-    tiled: of the stages of resampling, for each cell of one tile
+    whole:  of the middle block, for each cell of the whole picture
+    scores: of its attention, for each pair of cells
+    tiled:  of the stages of resampling, for each cell of one tile
     """
 
     whole: int
+    scores: int
     tiled: int
 
-    def of(self, shape: tuple[int, int, int, int], tile_cells: int) -> int:
-        """What a clip with latents of that shape takes, one stage after the other."""
-        return max(self.whole * shape[2] * shape[3], self.tiled * tile_cells)
+    def untiled_part(self, cells: int) -> int:
+        """What the middle block takes on a picture of so many cells."""
+        return self.whole * cells + self.scores * cells**2
+
+    def of(self, cells: int, tile_cells: int) -> int:
+        """What a picture of so many cells takes in tiles of so many, one stage after the other."""
+        return max(self.untiled_part(cells), self.tiled * tile_cells)
 
 
 @cache
@@ -85,12 +91,13 @@ def bytes_per_cell(architecture: Architecture, dtype: torch.dtype, side: Side, c
 
     Nearly every activation has a whole number of values to a latent cell, so that a stage takes one figure times its
     cells. It is counted on a tile of 8 x 8 cells and three chunks (from the third on, all layers remember what they
-    can). Larger tiles take up to 1 % less, since the padding of convolutions is a smaller part of them. Decoding at
-    full size, one step at a time: 5.6 MB a cell in float32 and 2.8 MB in bfloat16, so that 960 x 960 pixels take 20 GB
-    and 10 GB untiled.
+    can). Larger tiles take up to 1 % less, since the padding of convolutions is a smaller part of them. Only the
+    attention grows with the square: its scores live three times where a backend keeps them. Decoding at full size, one
+    step at a time: 5.5 MB a cell in float32 and 2.8 MB in bfloat16, so that 960 x 960 pixels take 20 GB and 10 GB
+    untiled.
 
-    Not counted: what convolution kernels take for themselves, which is the library's choice, the allocator's slack,
-    the latents, and the attention's scores where a backend keeps them.
+    Not counted: what convolution kernels take for themselves, which is the library's choice, the allocator's slack and
+    the latents.
     """
     vae, steps = empty_vae(architecture, dtype), 1 + 2 * chunk_steps
     cells = (steps, _PROBE_CELLS, _PROBE_CELLS)
@@ -106,13 +113,17 @@ def bytes_per_cell(architecture: Architecture, dtype: torch.dtype, side: Side, c
         pixels = torch.empty(1, 3, frames, side_px, side_px, dtype=dtype, device="meta")
         whole = latents_of_features(vae, probe(architecture.encoder_features), chunk_steps)
         tiled = features_of_pixels(vae, pixels, chunk_steps, architecture.step_frames)
-    return CellBytes(_peak(whole), _peak(tiled))
+    return CellBytes(_a_cell(whole), 3 * dtype.itemsize * chunk_steps, _a_cell(tiled))
 
 
 @torch.no_grad()
-def _peak(chunks: Iterator[Tensor]) -> int:
-    """Bytes a cell, of a run on the probe."""
+def peak_bytes(chunks: Iterator[Tensor]) -> int:
+    """The most that lives at once while each chunk is made, the one before it still at hand."""
     with PeakBytes() as counted:
-        for chunk in chunks:
-            del chunk
-    return -(-counted.peak // _PROBE_CELLS**2)
+        for _ in chunks:
+            pass
+    return counted.peak
+
+
+def _a_cell(chunks: Iterator[Tensor]) -> int:
+    return -(-peak_bytes(chunks) // _PROBE_CELLS**2)
