@@ -8,6 +8,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from math import ceil
 from pathlib import Path
 from typing import Any
 
@@ -141,8 +142,8 @@ class Making:
             nonlocal total_bytes
             if total != total_bytes:
                 total_bytes = total
-                tools.shown.phase("loading the network", round(total / _MB), "MB")
-            tools.shown.progress(done / _MB)
+                tools.shown.phase("loading the network", ceil(total / _MB), "MB")
+            tools.shown.progress(ceil(total / _MB) if done == total else done // _MB)
 
         with tools.clock("loading"):
             model = tools.model()

@@ -37,7 +37,7 @@ def prepared_texts(items: Sequence[PromptItem], conditioner: Conditioner, note: 
     if refused:
         raise UserError(f"{len(refused)} prompts cannot be used", hint="\n  ".join(refused[:20]))
     for one, ids in about.items():
-        note(f"prompt {listed(list(dict.fromkeys(ids)), 3)}: {one}")
+        note(f"prompt: {one}" if len(items) == 1 else f"prompt {listed(list(dict.fromkeys(ids)), 3)}: {one}")
     return texts
 
 

@@ -14,6 +14,7 @@ from ovikit.data.mel import HOP, RATE_HZ, log_mel
 from ovikit.errors import UserError
 from ovikit.networks.protocols import Progress
 from ovikit.types import ClipSpec, Modality, TokenGrid
+from ovikit_ovi.audio.component import LICENCE
 from ovikit_ovi.audio.weights import AudioWeights
 
 VERSION = "1"
@@ -115,6 +116,9 @@ class MMAudioCodec:
 
     def weight_bytes(self) -> int:
         return self.weights.weight_bytes()
+
+    def terms(self) -> str:
+        return LICENCE
 
 
 def _refuse_unfinite(values: Tensor, what: str, hint: str) -> None:
