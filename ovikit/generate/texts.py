@@ -135,10 +135,11 @@ class Texts:
         found while there is still time."""
         return [prompt for prompt in dict.fromkeys(prompts) if self._row(prompt) is None]
 
-    def encode(self, prompts: Sequence[str], progress: Progress | None = None, batch_size: int = 8) -> None:
+    def encode(self, prompts: Sequence[str], progress: Progress | None = None, batch_size: int = 1) -> None:
         """Makes the embeddings of the missing prompts. The conditioner must be loaded if there are any.
 
-        progress: told of the missing ones, after each batch
+        progress:   told of the missing ones, after each batch
+        batch_size: prompts that the conditioner is given at a time
         """
         missing = self.missing(prompts)
         for start in range(0, len(missing), batch_size):

@@ -112,9 +112,12 @@ def test_rows_are_zero_past_each_length_and_the_same_to_the_bit_in_any_company(l
     assert text.tokens.dtype == torch.float32
 
 
-def test_a_long_prompt_is_cut_with_its_end_mark_kept(official: Path) -> None:
+def test_a_long_prompt_is_cut_with_its_end_mark_kept_and_that_is_said(
+    official: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     short = conditioner_of(official, length=6)
     text = short.encode(["a red ball on the street near the park"])
+    assert "a prompt has 10 tokens and only 6 are read: a red ball" in caplog.text
     assert text.lengths.tolist() == [6]
     tokenizer = short.tokenizer()
     assert tokenizer.ids("a red ball on the street near the park", 6) == tokenizer.ids("a red ball on the", 512)

@@ -100,8 +100,8 @@ def test_the_encoder_is_loaded_only_for_what_is_missing_and_freed_after(tmp_path
     told: list[tuple[int, int]] = []
     cache.encode(conditioner, ["new", *PROMPTS], lambda done, total: told.append((done, total)))
     assert conditioner.loads == 2
-    assert conditioner.batches == [["one", "a longer prompt"], ["new", ""]]
-    assert told == [(2, 2)]
+    assert conditioner.batches == [["one"], ["a longer prompt"], ["new"], [""]]
+    assert told == [(1, 2), (2, 2)]
 
 
 def test_a_run_asks_first_and_encodes_batch_by_batch(tmp_path: Path) -> None:
@@ -150,7 +150,7 @@ def test_a_damaged_entry_is_made_anew_and_said(
     damage(path)
     with caplog.at_level(logging.WARNING):
         text = cache.encode(conditioner, PROMPTS).text(PROMPTS)
-    assert conditioner.batches[1:] == [["a longer prompt"]]
+    assert conditioner.batches[3:] == [["a longer prompt"]]
     assert torch.equal(text.tokens, direct(PROMPTS).tokens)
     assert str(path) in caplog.text
     assert "made anew" in caplog.text

@@ -5,6 +5,7 @@ Shape legend: b prompts, l tokens of the longest prompt, c channels (the encoder
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from typing import Literal
 
@@ -21,6 +22,7 @@ from ovikit_ovi.text.prompts import check
 from ovikit_ovi.text.tokenizer import PromptTokenizer, load_tokenizer, tokenizer_digest
 
 VERSION = "1"
+_log = logging.getLogger(__name__)
 
 
 class Umt5Conditioner:
@@ -88,12 +90,18 @@ class Umt5Conditioner:
         if self._encoder is None:
             self.load("cpu")
         assert self._encoder is not None
-        ids = [tuple(self.tokenizer().ids(prompt, self.length)) for prompt in prompts]
+        ids = [tuple(self._ids(prompt)) for prompt in prompts]
         rows: dict[tuple[int, ...], Tensor] = {}
         for one in ids:
             if one not in rows:
                 rows[one] = embed(self._encoder, one)
         return padded([rows[one] for one in ids])
+
+    def _ids(self, prompt: str) -> list[int]:
+        """The numbers of a prompt; what is cut off is said."""
+        if (whole := self.tokenizer().count(prompt)) > self.length:
+            _log.warning("a prompt has %d tokens and only %d are read: %.60s...", whole, self.length, prompt)
+        return self.tokenizer().ids(prompt, self.length)
 
     def fingerprint(self) -> str:
         """Changes with the weights, the tokenizer and every option. Reads both files."""
