@@ -32,7 +32,7 @@ from ovikit.networks.joint import JointModel
 from ovikit.networks.protocols import Codec, Conditioner, Decoding, Weighted
 from ovikit.recipe.build import ONE_PROCESS, Sampling, Spread, build_model, build_sampling, clip_spec, precision_of
 from ovikit.recipe.models import Recipe, Slot
-from ovikit.runtime.quantize import covers, multiplies_float8, stored_bytes
+from ovikit.runtime.quantize import covers, rounds_activations, stored_bytes
 from ovikit.types import AV, ClipSpec, Context, Modality, Text
 
 _FALLBACK = 4
@@ -102,9 +102,9 @@ def estimate(
     codecs: AV[Codec],
     conditioner: Conditioner,
     clips: int = 1,
-    device: torch.device | str = "cpu",
+    float8_products: bool = False,
 ) -> Estimate:
-    """What the recipe takes for ``clips`` at a time, if it runs on ``device``."""
+    """What the recipe takes for ``clips`` at a time, on a device that multiplies float8 or not."""
     attend = _Attend()
     plain = Spread(ONE_PROCESS.partition, lambda _: attend)
     model = build_model(_with_plain_attention(recipe), codecs, conditioner, "meta", plain).eval()
@@ -114,8 +114,9 @@ def estimate(
     own = AV.of({m: codecs[m] for m in model.modalities})
     run = _Run(model, own, conditioner, precision_of(recipe).dtype, clips, attend)
     parallel, sampling = recipe.runtime.parallel, build_sampling(recipe)
-    passes, float8 = sampling.guidance.evaluations, recipe.model.quantization == "fp8" and multiplies_float8(device)
-    activations = run.activations + (run.rounding if float8 else 0)
+    passes, dtype = sampling.guidance.evaluations, precision_of(recipe).dtype
+    rounds = float8_products and rounds_activations(recipe.model.quantization, dtype)
+    activations = run.activations + (run.rounding if rounds else 0)
     return Estimate(
         clips=clips,
         parts=parts,

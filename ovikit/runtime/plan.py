@@ -24,7 +24,7 @@ from ovikit.networks.protocols import Codec, Conditioner
 from ovikit.recipe.build import precision_of
 from ovikit.recipe.models import Recipe
 from ovikit.runtime.estimate import Estimate, estimate
-from ovikit.runtime.quantize import Format
+from ovikit.runtime.quantize import Format, multiplies_float8
 from ovikit.types import AV
 
 Plan = Literal["full", "offload-components", "stream-layers"]
@@ -75,7 +75,8 @@ def choose_for(
     """The plan for ``clips`` of the recipe at a time. Estimates only where something limits the memory."""
     free = free_memory(device) if free_bytes is None else free_bytes
     limited = free is not None or recipe.runtime.memory.budget_gb is not None
-    return choose(recipe, estimate(recipe, codecs, conditioner, clips, device) if limited else None, free, device)
+    found = estimate(recipe, codecs, conditioner, clips, multiplies_float8(device)) if limited else None
+    return choose(recipe, found, free, device)
 
 
 def free_memory(device: torch.device | str) -> int | None:

@@ -47,6 +47,11 @@ def multiplies_float8(device: torch.device | str) -> bool:
     return device.type == "cuda" and torch.cuda.get_device_capability(device) >= _CAPABILITY
 
 
+def rounds_activations(chosen: Format, dtype: torch.dtype) -> bool:
+    """Whether a model in ``dtype`` has its activations rounded, too, on a device with float8 products."""
+    return chosen == "fp8" and dtype == torch.bfloat16  # torchao multiplies float8 rows of bfloat16 models only
+
+
 @dataclass(frozen=True)
 class Quantiser:
     """Makes quantised tensors of plain ones.
@@ -95,9 +100,7 @@ def quantiser(chosen: Format, dtype: torch.dtype, device: torch.device | str) ->
     if dtype == torch.float64:
         raise UserError("a float64 model is not quantised", "model.quantization", "write quantization: none")
     _quietly()
-    # torchao multiplies float8 rows of bfloat16 models only.
-    dynamic = chosen == "fp8" and dtype == torch.bfloat16 and multiplies_float8(device)
-    return Quantiser(chosen, dtype, dynamic)
+    return Quantiser(chosen, dtype, rounds_activations(chosen, dtype) and multiplies_float8(device))
 
 
 def _quietly() -> Any:
