@@ -7,7 +7,8 @@
 A step is what a sampler asks of the network: a prompt pass and a negative pass that leaves one layer out. FLOPs are
 counted by PyTorch on the same step with tensors that have no storage, products and attention only. Weights and inputs
 are random numbers: products of zeros run faster than real ones. OUT.json and OUT.md are written anew after every row.
-A row's fields, with their defaults, are those of ``Row``; the first word of --row is its size.
+A row's fields, with their defaults, are those of ``Row``; the first word of --row is its size. Rows with quantization
+need torchao, those with another plan than full the packages that recipes need; nothing else needs more than torch.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ import statistics
 import sys
 import time
 from collections.abc import Callable
+from contextlib import ExitStack
 from dataclasses import asdict, dataclass, field, fields, replace
 from functools import cache
 from pathlib import Path
@@ -30,14 +32,17 @@ from rich.table import Table
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
+from ovikit.checkpoints.load import place_all
 from ovikit.files import atomic_path
 from ovikit.networks.attention import Described, ScaledDotProduct
-from ovikit.networks.flash import flash_attention
+from ovikit.networks.flash import flash_attention, installed
 from ovikit.networks.joint import JointModel
 from ovikit.networks.precision import Precision
 from ovikit.networks.protocols import Attend
 from ovikit.numerics.guidance import NEGATIVE, PROMPT, ClassifierFree
+from ovikit.runtime.compile import compile_layers
 from ovikit.runtime.passes import BoundNetwork
+from ovikit.runtime.quantize import covers, quantiser
 from ovikit.types import AV, Text, TokenGrid
 from ovikit_ovi.fusion import ovi_fusion
 from ovikit_ovi.positions import IndexPositions
@@ -109,7 +114,7 @@ class Result:
     share_of_peak: float = 0.0
     tokens_per_s: float = 0.0
     peak_gib: float = 0.0
-    weights_gib: float = 0.0
+    weights_and_text_gib: float = 0.0
     attends: str = ""
     failed: str = ""
     notes: list[str] = field(default_factory=list)
@@ -119,7 +124,8 @@ def default_rows(device: torch.device, flash: bool) -> list[Row]:
     """What is worth knowing, most telling first."""
     if device.type != "cuda":
         tiny = Row("tiny", dtype="float32")
-        return [tiny, replace(tiny, guidance="batched"), replace(tiny, attention="sdpa:math")]
+        varied = {"guidance": "batched", "attention": "sdpa:math", "plan": "stream-layers", "quantization": "int8"}
+        return [tiny, *(replace(tiny, **{name: value}) for name, value in varied.items())]
     base = Row(compile="on")
     rows = [base, Row(), replace(base, policy="official"), replace(base, attention="sdpa:flash")]
     if flash:
@@ -255,11 +261,24 @@ def measured_peaks(device: torch.device, dtype: torch.dtype, quick: bool) -> dic
     return found
 
 
-def compile_layers(model: JointModel) -> None:
-    """Every pair layer compiled, whole."""
-    torch._dynamo.reset()
-    for i, layer in enumerate(model.layers):
-        model.layers[i] = torch.compile(layer, fullgraph=True, dynamic=False)
+def settle(model: JointModel, row: Row, device: torch.device, stack: ExitStack) -> None:
+    """Gives the model random weights, where and in the format that the row says, and compiles it if the row does."""
+    dtype = getattr(torch, row.dtype)
+    draw_weights(model, device)
+    if row.plan == "full":
+        quantise = quantiser(row.quantization, dtype, device)  # type: ignore[arg-type]
+        if quantise is not None:
+            place_all(model, lambda name, x, scale=None: quantise(x) if covers(name, x.shape) else x)
+        if row.compile == "on":
+            compile_layers(model)
+        return
+    from ovikit.runtime.placement import Placement  # these read recipes, and so need packages that the rest does not
+    from ovikit.runtime.plan import Chosen
+
+    chosen = Chosen(row.plan, compile=row.compile == "on", quantization=row.quantization, dtype=dtype)  # type: ignore[arg-type]
+    placement = Placement(chosen, device)
+    place_all(model, lambda name, x, scale=None: placement.place(name, x).cpu())
+    stack.enter_context(placement.network(model))
 
 
 def measure(row: Row, device: torch.device, peak: float, repeat: int) -> Result:
@@ -268,24 +287,23 @@ def measure(row: Row, device: torch.device, peak: float, repeat: int) -> Result:
     attend = attend_of(row.attention)
     result = Result(row, attends=attend.describe(device, dtype) if isinstance(attend, Described) else "")
     model = on_meta(size, attend, Precision(dtype, row.policy))  # type: ignore[arg-type]
-    if row.plan != "full" or row.quantization != "none":
-        raise NotImplementedError("only plan full without quantization yet")
-    draw_weights(model, device)
-    result.weights_gib = sum(p.numel() * p.element_size() for p in model.parameters()) / 2**30
-    if row.compile == "on":
-        compile_layers(model)
-    with torch.no_grad():
+    torch._dynamo.reset()
+    with torch.no_grad(), ExitStack() as stack:
+        settle(model, row, device, stack)
+        release(device)
         step = guided_step(model, size, device, dtype, row.guidance == "batched")
         result.first_step_s = timed(step, device, 1)[0]
         timed(step, device, 1)
         if device.type == "cuda":
+            result.weights_and_text_gib = torch.cuda.memory_allocated() / 2**30
             torch.cuda.reset_peak_memory_stats()
         times = timed(step, device, repeat)
-        out = step()
-    if not all(bool(value.isfinite().all()) for value in out.values()):
-        result.notes.append("not finite")
-    if device.type == "cuda":
-        result.peak_gib = torch.cuda.max_memory_allocated() / 2**30
+        if device.type == "cuda":
+            result.peak_gib = torch.cuda.max_memory_allocated() / 2**30
+        if not all(bool(value.isfinite().all()) for value in step().values()):
+            result.notes.append("not finite")
+        if row.compile == "on" and not all("forward" in vars(layer) for layer in model.layers):
+            result.notes.append("ran uncompiled")
     result.seconds_per_step = statistics.median(times)
     result.spread = (max(times) - min(times)) / result.seconds_per_step
     result.tflop_per_step = flops_of_step(size) / 1e12
@@ -343,6 +361,8 @@ def markdown(results: list[Result], about: dict[str, Any]) -> str:
         cells = [CLIPS[row.size], row.plan, row.guidance, row.attention, row.compile, weights, row.policy]
         if result.failed:
             cells += [f"failed: {result.failed}"] + [""] * (len(head) - len(cells) - 1)
+        elif result.notes:
+            cells += [", ".join(result.notes)] + [""] * (len(head) - len(cells) - 1)
         else:
             cells += [
                 f"{result.seconds_per_step:.4g}",
@@ -386,7 +406,7 @@ def main() -> None:
     arguments = parser.parse_args()
     device = torch.device("cpu" if arguments.quick else arguments.device)
     begun, console = time.perf_counter(), Console(width=190)
-    rows = [read_row(one, device) for one in arguments.row or ()] or default_rows(device, flash=False)
+    rows = [read_row(one, device) for one in arguments.row or ()] or default_rows(device, flash=bool(installed()))
     products = measured_peaks(device, getattr(torch, rows[0].dtype), quick=device.type != "cuda")
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else str(device)
     about = {"device": name, "torch": torch.__version__, "products_tflop_per_s": products}

@@ -285,7 +285,8 @@ class OviTower(nn.Module):
 
     def embed(self, latents: Float[Tensor, "b c *tyx"]) -> Float[Tensor, "b n w"]:
         embedded = self.patch_embedding(self.precision.narrow(latents))
-        return self.precision.wide(rearrange(embedded, "b w ... -> b (...) w"))
+        # contiguous like every layer's output, so that one compiled graph serves the first layer too
+        return self.precision.wide(rearrange(embedded, "b w ... -> b (...) w").contiguous())
 
     def noise(self, levels: Float[Tensor, "b s"], spans: tuple[int, ...]) -> NoiseConditioning:
         dtype = torch.float32 if self.precision.mixed else self.time_projection[1].weight.dtype
