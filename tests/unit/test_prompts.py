@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 
 import pytest
+from PIL import Image
 
 from ovikit.errors import UserError
 from ovikit.generate.prompts import SAFE_ID, given_prompts, read_prompts
@@ -13,6 +14,7 @@ SAME = {
     "p.txt": "A red ball, low tone\n\nA blue ball\r\nA red ball, low tone\n",
     "p.csv": 'n,text_prompt\n1,"A red ball, low tone"\n2,A blue ball\n3,"A red ball, low tone"\n',
     "q.csv": 'prompt\n"A red ball, low tone"\nA blue ball\n"A red ball, low tone"\n',
+    "p.tsv": "n\ttext_prompt\n1\tA red ball, low tone\n2\tA blue ball\n3\tA red ball, low tone\n",
     "p.jsonl": '{"prompt": "A red ball, low tone"}\n\n{"text_prompt": "A blue ball"}\n'
     '{"prompt": "A red ball, low tone", "x": 1}\n',
 }
@@ -94,3 +96,65 @@ def test_prompts_from_the_command_line_are_named_after_their_words():
     assert len({given_prompts([one])[0].id for one in tries}) == len(tries)
     with pytest.raises(UserError, match="--prompt: the prompt is empty"):
         given_prompts(["A", " "])
+
+
+def picture(path) -> None:
+    path.parent.mkdir(exist_ok=True)
+    Image.new("RGB", (4, 3), (255, 0, 0)).save(path)
+
+
+def test_first_frames_are_found_beside_the_file_then_in_the_current_folder(tmp_path, monkeypatch):
+    picture(tmp_path / "set" / "a.png")
+    picture(tmp_path / "other" / "b.png")
+    monkeypatch.chdir(tmp_path / "other")
+    rows = ["text_prompt,image_path", "A,a.png", "B, b.png ", "C,", f"D,{tmp_path / 'other' / 'b.png'}"]
+    (tmp_path / "set" / "p.csv").write_text("\n".join(rows) + "\n")
+    found = [item.image for item in read_prompts(tmp_path / "set" / "p.csv")]
+    assert [None if one is None else one.resolve() for one in found] == [
+        tmp_path / "set" / "a.png", tmp_path / "other" / "b.png", None, tmp_path / "other" / "b.png",
+    ]  # fmt: skip
+    (tmp_path / "set" / "p.jsonl").write_text('{"prompt": "A", "image_path": "a.png"}\n{"prompt": "B"}\n')
+    assert [item.image is None for item in read_prompts(tmp_path / "set" / "p.jsonl")] == [False, True]
+
+
+def test_all_bad_rows_are_told_at_once_with_their_lines(tmp_path):
+    picture(tmp_path / "good.png")
+    (tmp_path / "cut.png").write_bytes((tmp_path / "good.png").read_bytes()[:40])
+    rows = [
+        "id,prompt,image_path",
+        "a,A,good.png",
+        "b,,",
+        "a,B,",
+        "c,C,none.png",
+        "d,D,cut.png",
+        "e,E,,,",
+        "f,F,good.png",
+    ]
+    (tmp_path / "p.csv").write_text("\n".join(rows) + "\n")
+    with pytest.raises(UserError) as caught:
+        read_prompts(tmp_path / "p.csv")
+    told = str(caught.value).splitlines()
+    assert told[0].endswith("p.csv: 5 rows cannot be used")
+    assert told[1:6] == [
+        "  line 3: the prompt is empty",
+        "  line 4: the id 'a' was already given in line 2",
+        "  line 5: there is no image 'none.png'",
+        told[4],
+        "  line 7: the row has more than 3 columns",
+    ]
+    assert told[4].startswith("  line 6: cut.png: this is not an image")
+
+
+def test_a_message_lists_no_more_rows_than_can_be_read(tmp_path):
+    (tmp_path / "p.jsonl").write_text("{\n" * 300)
+    with pytest.raises(UserError, match="300 rows cannot be used") as caught:
+        read_prompts(tmp_path / "p.jsonl")
+    assert len(str(caught.value).splitlines()) == 22
+    assert "and 280 more" in str(caught.value)
+
+
+def test_clips_of_one_prompt_with_and_without_a_first_frame_have_names_of_their_own(tmp_path):
+    picture(tmp_path / "cat.png")
+    alone, begun = given_prompts(["A cat"])[0], given_prompts(["A cat"], image=tmp_path / "cat.png")[0]
+    assert (alone.id, alone.image) == ("a-cat-seed0", None)
+    assert (begun.id, begun.image) == ("a-cat-cat-seed0", tmp_path / "cat.png")
