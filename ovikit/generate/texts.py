@@ -94,6 +94,8 @@ class TextCache:
         except (UserError, KeyError) as error:
             told = error.what if isinstance(error, UserError) else f"it holds no {error}"
             _log.warning("%s: a damaged embedding is made anew (%s)", path, told)
+            with suppress(OSError):
+                path.unlink()
             return None
         with suppress(OSError):  # a cache that can only be read is a cache
             os.utime(path)

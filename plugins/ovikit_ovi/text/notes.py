@@ -33,9 +33,8 @@ class Note:
     example: str = ""
 
     def line(self) -> str:
-        """The note in one sentence, without its place."""
-        example = f": {self.example}" if self.example else ""
-        return f"{self.severity}: {self.what}; {self.advice}{example}"
+        """The note in one sentence, without its place and its example: alike for prompts with the same trouble."""
+        return f"{self.severity}: {self.what}; {self.advice}"
 
     def shown(self, prompt: str, width: int = 76) -> tuple[str, str]:
         """A piece of the prompt at most ``width`` cells wide, and the line of carets below it."""

@@ -45,7 +45,7 @@ def misspelt(tags: Sequence[Tag]) -> Iterator[Note]:
         times = f" ({len(same)} times)" if len(same) > 1 else ""
         yield Note(
             "rewritten", "misspelt-tag", f"{written} is not a tag that the model knows{times}",
-            (same[0].start, same[0].end), "it was read as", same[0].name or "",
+            (same[0].start, same[0].end), f"it was read as {same[0].name}",
         )  # fmt: skip
 
 
