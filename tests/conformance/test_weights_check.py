@@ -10,13 +10,12 @@ from pathlib import Path
 import official_kit as kit
 import pytest
 import torch
-import typer
 from safetensors.torch import load_file, save_file
 from typer.testing import CliRunner
 
+from ovikit.cli import build_app
 from ovikit.errors import UserError
 from ovikit_ovi.weights.check import Finding, check_folder
-from ovikit_ovi.weights.command import add_commands
 from ovikit_ovi.weights.convert import convert_folder
 from ovikit_ovi.weights.layout import FILES, VARIANTS, forms, released_size
 
@@ -50,10 +49,7 @@ def _of(folder: Path, name: str, full: bool = False) -> Finding:
 
 
 def _told(folder: Path, *options: str) -> tuple[int, str]:
-    app = typer.Typer()
-    app.callback()(lambda: None)
-    add_commands(app)
-    result = CliRunner().invoke(app, ["weights", "check", str(folder), *options])
+    result = CliRunner().invoke(build_app(), ["weights", "check", str(folder), *options])
     return result.exit_code, result.output
 
 

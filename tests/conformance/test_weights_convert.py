@@ -11,15 +11,18 @@ import official_kit as kit
 import pytest
 import torch
 from torch import Tensor
+from typer.testing import CliRunner
 
+from ovikit.checkpoints.assets import MANIFEST
 from ovikit.checkpoints.state import read_state
+from ovikit.cli import build_app
 from ovikit.errors import UserError
 from ovikit.networks.protocols import Weighted
 from ovikit.recipe.build import build_codecs, build_conditioner, build_model, find_assets
 from ovikit.recipe.load import load_recipe
 from ovikit_ovi.weights import convert
 from ovikit_ovi.weights.convert import convert_folder
-from ovikit_ovi.weights.layout import BY_NAME, FILES, MANIFEST
+from ovikit_ovi.weights.layout import BY_NAME, FILES
 
 ALL = tuple(kit.VARIANTS)
 
@@ -214,3 +217,28 @@ def test_progress_ends_at_the_whole(official: Path, tmp_path: Path) -> None:
     convert_folder(official, tmp_path / "own", "ovikit", told=lambda *one: told.append(one))
     assert told[-1][1] == told[-1][2] > 8_000_000
     assert [one[1] for one in told] == sorted(one[1] for one in told)
+
+
+# The command
+
+
+def _run(*arguments: str) -> str:
+    result = CliRunner().invoke(build_app(), ["weights", "convert", *arguments], catch_exceptions=False)
+    assert result.exit_code == 0
+    return result.output
+
+
+def test_the_command_says_what_it_wrote(official: Path, tmp_path: Path) -> None:
+    told = _run(str(official), str(tmp_path / "own"), "--to", "ovikit", "--variant", "960x960_5s")
+    assert "writing" in told
+    assert f"wrote {tmp_path / 'own' / 'ovi-960x960-5s.safetensors'}" in told
+    assert f"wrote {tmp_path / 'own' / MANIFEST}" in told
+    assert "CC-BY-NC" in told
+
+
+def test_layouts_and_variants_that_there_are_not(official: Path, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="no layout is called 'diffusers'"):
+        _run(str(official), str(tmp_path / "own"), "--to", "diffusers")
+    with pytest.raises(UserError, match="no variant is called '480p'"):
+        _run(str(official), str(tmp_path / "own"), "--to", "ovikit", "--variant", "480p")
+    assert _left(tmp_path) == []

@@ -10,9 +10,11 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
+from typer.testing import CliRunner
 
 from ovikit.checkpoints.load import load_into
 from ovikit.checkpoints.state import read_state
+from ovikit.cli import build_app
 from ovikit.errors import UserError
 from ovikit.networks.joint import JointModel
 from ovikit.recipe.build import build_codecs, build_conditioner, build_model, load_weights
@@ -146,6 +148,15 @@ def test_number_format_of_the_recipe(wan: Path, tmp_path: Path) -> None:
     init_from_wan(_recipe(tmp_path, *START, "model.precision.dtype=bfloat16"), wan, tmp_path / "start.safetensors")
     found = load_file(tmp_path / "start.safetensors")
     assert found["towers.video.patch_embedding.weight"].dtype == torch.bfloat16
+
+
+def test_the_command_says_what_came_from_where(wan: Path, tensors: dict[str, Tensor], tmp_path: Path) -> None:
+    recipe, output = kit.write_recipe(tmp_path / "tiny.yaml"), tmp_path / "start.safetensors"
+    arguments = ["weights", "init-from-wan", str(wan), str(output), "--recipe", str(recipe), "-o", START[0]]
+    result = CliRunner().invoke(build_app(), arguments, catch_exceptions=False)
+    assert result.exit_code == 0
+    assert f"{len(tensors)} tensors from {wan}" in result.output
+    assert output.is_file()
 
 
 # What does not fit

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from ovikit.commands.options import Overrides
 from ovikit.errors import UserError
 
 if TYPE_CHECKING:
@@ -175,9 +176,7 @@ def init_from_wan(
     audio: Annotated[
         Path | None, typer.Option("--audio", help="File with the weights of an audio tower; default: drawn.")
     ] = None,
-    override: Annotated[
-        list[str] | None, typer.Option("-o", "--override", metavar="KEY=VALUE", help="Change a value of the recipe.")
-    ] = None,
+    override: Overrides = None,
 ) -> None:
     """Start a joint model whose video tower is plain Wan2.2 TI2V-5B.
 

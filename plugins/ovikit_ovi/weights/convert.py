@@ -19,14 +19,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ovikit.checkpoints.assets import MANIFEST_FORMAT, MANIFEST_VERSION, Assets, read_manifest
+from ovikit.checkpoints.assets import MANIFEST, MANIFEST_FORMAT, MANIFEST_VERSION, Assets, read_manifest
 from ovikit.checkpoints.keymap import KeyMap
 from ovikit.checkpoints.load import SCALED_MARK, write_tensors
 from ovikit.checkpoints.state import read_state
 from ovikit.errors import UserError
 from ovikit.files import atomic_write_json, writing
 from ovikit_ovi.weights.check import FORMATS, Finding, Told, check_file
-from ovikit_ovi.weights.layout import BY_NAME, FILES, MANIFEST, VARIANTS
+from ovikit_ovi.weights.layout import BY_NAME, FILES, VARIANTS
 
 LAYOUTS = ("ovikit", "official")
 _METADATA = "official_metadata"

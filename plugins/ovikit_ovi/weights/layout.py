@@ -14,7 +14,6 @@ from functools import cache, lru_cache
 from itertools import product
 from pathlib import Path
 
-MANIFEST = "ovikit.json"
 APACHE, NON_COMMERCIAL = "Apache-2.0", "CC-BY-NC-4.0"
 
 
@@ -123,8 +122,8 @@ class Form:
 
     def depth(self, names: Collection[str]) -> int:
         """Layers of a file with these tensors: as many as it has blocks."""
-        found = [int(match.group(1)) for name in names if (match := re.search(r"\bblocks\.(\d+)\.", name))]
-        return 1 + max(found, default=self.layers - 1) if self.layers else 0
+        found = {match.group(1) for name in names if (match := re.search(r"\bblocks\.(\d+)\.", name))}
+        return (len(found) or self.layers) if self.layers else 0
 
     def tensors(self, layers: int) -> Mapping[str, tuple[int | str, ...]]:
         """Every name with its sizes as released, for a file of so many layers."""
