@@ -39,6 +39,9 @@ CHECKED = (
     "ovikit_ovi.text.conditioner",
     "ovikit_ovi.text.encoder",
     "ovikit_ovi.tower",
+    "ovikit_ovi.video.causal",
+    "ovikit_ovi.video.codec",
+    "ovikit_ovi.video.tiling",
 )
 
 # The hook changes modules while they are imported: on those that are there already it would silently do nothing.

@@ -6,15 +6,13 @@ Pictures are small and frames are few: three-dimensional convolutions are slow o
 from __future__ import annotations
 
 import json
-from functools import cache
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
-from official_video import TINY_VIDEO_OPTIONS, official_shapes, video_tensors, write_video_weights
+from official_video import official_shapes, video_tensors, write_video_weights
 from safetensors.torch import save_file
-from torch import Tensor
+from wan_vae_kit import FULL, GOLDEN, apart, build, clip, loaded, pictures, random
 
 from ovikit.checkpoints.assets import Assets
 from ovikit.checkpoints.load import read_tensors
@@ -24,11 +22,8 @@ from ovikit.types import ClipSpec
 from ovikit_ovi.parity.golden import Golden
 from ovikit_ovi.parity.run import compare
 from ovikit_ovi.parity.wan_vae import replay
-from ovikit_ovi.video.causal import features_of_latents, pixels_of_features
-from ovikit_ovi.video.codec import Limits, WanVae
 from ovikit_ovi.video.component import (
     COMPONENT,
-    EXACT_OVERLAP_PX,
     LATENT_MEAN,
     LATENT_STD,
     TIME_HALVED,
@@ -37,15 +32,7 @@ from ovikit_ovi.video.component import (
     WanVaeConfig,
 )
 from ovikit_ovi.video.keymap import rules, wan_vae_format
-from ovikit_ovi.video.memory import bytes_per_cell, peak_bytes
-from ovikit_ovi.video.weights import Architecture, VideoWeights, empty_vae
-
-GOLDEN = Path(__file__).parents[1] / "parity" / "golden" / "wan_vae.safetensors"
-FULL = Architecture(160, 256, WIDTH_FACTORS, TIME_HALVED, 2, LATENT_MEAN, LATENT_STD)
-
-
-def clip(frames: int = 9, height: int = 32, width: int = 48) -> ClipSpec:
-    return ClipSpec(frames / 24, height, width, 24.0, 16000)
+from ovikit_ovi.video.weights import Architecture, empty_vae
 
 
 @pytest.fixture(scope="module")
@@ -54,41 +41,6 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     root = tmp_path_factory.mktemp("weights")
     write_video_weights(root / VAE_FILE)
     return root
-
-
-def build(folder: Path | None, form: ClipSpec, **options: Any) -> WanVae:
-    config = WanVaeConfig(**{**TINY_VIDEO_OPTIONS, **options})
-    return COMPONENT.build(config, clip=form, assets=Assets(folder))
-
-
-def loaded(folder: Path, form: ClipSpec | None = None, **options: Any) -> WanVae:
-    codec = build(folder, form or clip(), **options)
-    codec.load("cpu")
-    return codec
-
-
-@cache
-def golden_weights() -> VideoWeights:
-    """The weights of the golden file."""
-    config = json.loads(read_tensors(GOLDEN)[1]["config"])
-    sizes = Architecture(config["dim"], config["dec_dim"], WIDTH_FACTORS, TIME_HALVED, 2, LATENT_MEAN, LATENT_STD)
-    weights = VideoWeights(Assets(None), "", sizes, torch.float32)
-    tensors, _ = read_tensors(GOLDEN)
-    weights.put({n.removeprefix("weights."): v for n, v in tensors.items() if n.startswith("weights.")}, str(GOLDEN))
-    return weights
-
-
-def random(*shape: int, seed: int = 0) -> Tensor:
-    return torch.randn(shape, generator=torch.Generator().manual_seed(seed))
-
-
-def pictures(*shape: int, seed: int = 0) -> Tensor:
-    return random(*shape, seed=seed).clamp(-1, 1)
-
-
-def apart(ours: Tensor, other: Tensor) -> float:
-    """max |a - b| / max |b|."""
-    return float((ours - other).abs().max() / other.abs().max())
 
 
 def test_agrees_with_the_released_code() -> None:
@@ -242,74 +194,6 @@ def test_progress_tells_of_every_chunk_of_every_tile(folder: Path) -> None:
     assert told == [(done, total) for done in range(1, total + 1)]
 
 
-def test_memory_does_not_grow_with_time() -> None:
-    """Once every causal layer remembers what it can, later chunks take nothing more."""
-    vae = empty_vae(FULL, torch.bfloat16)
-    features = torch.empty(1, 1024, 7, 6, 6, device="meta", dtype=torch.bfloat16)
-    peaks = [peak_bytes(pixels_of_features(vae, features[:, :, :steps], 1)) for steps in (2, 3, 7)]
-    assert peaks[0] < peaks[1] == peaks[2]
-
-
-@pytest.mark.parametrize(("rows", "columns"), [(8, 24), (20, 20), (30, 43)])
-@pytest.mark.parametrize(("dtype", "chunk_steps"), [(torch.float32, 1), (torch.bfloat16, 2)], ids=str)
-def test_what_is_counted_on_a_small_tile_bounds_larger_ones(
-    rows: int, columns: int, dtype: torch.dtype, chunk_steps: int
-) -> None:
-    vae, bound = empty_vae(FULL, dtype), bytes_per_cell(FULL, dtype, "decode", chunk_steps)
-
-    def inputs(width: int) -> Tensor:
-        return torch.empty(1, width, 1 + 2 * chunk_steps, rows, columns, device="meta", dtype=dtype)
-
-    tiled = peak_bytes(pixels_of_features(vae, inputs(1024), chunk_steps))
-    assert 0.98 * bound.tiled * rows * columns < tiled <= bound.tiled * rows * columns
-    assert peak_bytes(features_of_latents(vae, inputs(48), chunk_steps)) <= bound.untiled_part(rows * columns)
-
-
-@pytest.mark.parametrize(("bound_gb", "tiling"), [(24, "untiled"), (16, "1x2 of 60x43"), (12, "2x2 of 43x43")])
-def test_a_bound_at_full_size_gives_the_least_work_within_it(bound_gb: float, tiling: str) -> None:
-    full = {"encoder_width": 160, "decoder_width": 256}
-    codec = build(None, clip(241, 960, 960), decode_gb=bound_gb, **full)
-    assert str(codec.decode_tiling) in (tiling, "2x1 of 43x60" if tiling.startswith("1x2") else tiling)
-    assert codec.decode_bytes() <= bound_gb * 1e9
-    assert codec.encode_bytes() <= bound_gb * 1e9
-    assert str(codec.encode_tiling) == "untiled"
-
-
-def test_a_bound_holds_and_changes_nothing_but_rounding(folder: Path) -> None:
-    """With the overlap of the default."""
-    form = clip(5, 16, 640)
-    free = loaded(folder, form)
-    bound_gb = 0.8 * free.decode_bytes() / 1e9
-    bound = loaded(folder, form, decode_gb=bound_gb)
-    assert len(bound.decode_tiling.tiles) > 1
-    latents, pixels = random(1, *free.shape()), pictures(1, 5, 16, 640, 3)
-    assert apart(bound.decode(latents), free.decode(latents)) < 1e-5
-    assert bound.decode_bytes() <= bound_gb * 1e9
-    tiled = loaded(folder, form, tile_px=496, overlap_px=EXACT_OVERLAP_PX)
-    assert len(tiled.encode_tiling.tiles) > 1
-    assert apart(tiled.encode(pixels), free.encode(pixels)) < 1e-5
-    assert len({bound.fingerprint(), free.fingerprint(), tiled.fingerprint()}) == 3
-
-
-@pytest.mark.parametrize(
-    ("overlap_px", "most", "rms"),
-    [(64, 0.5, 2e-2), (128, 0.1, 4e-3), (256, 1e-3, 4e-5), (EXACT_OVERLAP_PX, 1e-5, 1e-6)],
-)
-def test_how_far_short_overlaps_are_off(overlap_px: int, most: float, rms: float) -> None:
-    """The stated error of tiles that overlap by less than twice the reach, on the weights of the golden file: the
-    largest one, of pixels in [-1, 1], and the root mean square relative to the pixels'."""
-    form, weights = clip(5, 32, 960), golden_weights()
-    whole, tiled = WanVae(form, weights, Limits()), WanVae(form, weights, Limits(tile_px=704, overlap_px=overlap_px))
-    assert len(tiled.decode_tiling.tiles) == 2
-    latents = random(1, *whole.shape())
-    wanted = whole.decode(latents)
-    error = tiled.decode(latents) - wanted
-    assert error.abs().max() < most
-    assert error.square().mean().sqrt() < rms * wanted.square().mean().sqrt()
-    pixels = pictures(1, 5, 32, 960, 3)
-    assert apart(tiled.encode(pixels), whole.encode(pixels)) < max(most, 1e-5)
-
-
 def test_bfloat16_is_near_float32(folder: Path) -> None:
     exact, rounded = loaded(folder, clip(5)), loaded(folder, clip(5), dtype="bfloat16")
     latents, pixels = random(1, *exact.shape()), pictures(1, 5, 32, 48, 3)
@@ -383,15 +267,6 @@ def test_samples_and_latents_of_another_form_are_refused(folder: Path) -> None:
 def test_options_that_do_not_go_together_are_refused(options: dict, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         WanVaeConfig(**options)
-
-
-def test_a_bound_that_nothing_fits_says_what_is_needed() -> None:
-    with pytest.raises(
-        ValueError, match=r"960 x 960 pixels.*overlap by 416 pixels takes 4.* more than the bound of 2;"
-    ):
-        COMPONENT.build(WanVaeConfig(decode_gb=2.0), clip=clip(241, 960, 960), assets=Assets(None))
-    fits = COMPONENT.build(WanVaeConfig(decode_gb=2.0, overlap_px=128), clip=clip(241, 960, 960), assets=Assets(None))
-    assert fits.decode_bytes() <= 2e9
 
 
 def damaged(folder: Path, change) -> Path:

@@ -64,7 +64,9 @@ class WanVae:
     Tiles that overlap by twice as much change nothing but rounding either, and that is the default. Shorter overlaps
     save work and leave an error around the seams, blended; its size depends on the weights and shrinks fast as overlaps
     grow. With the random weights of the golden file, relative to the root mean square of the pixels: 1e-2 for
-    ``overlap_px`` 64, 1e-3 for 128, 1e-5 for 256 (as root mean square over the picture).
+    ``overlap_px`` 64, 1e-3 for 128, 1e-5 for 256 (as root mean square over the picture). The work that overlaps cost:
+    960 x 960 pixels in bfloat16, untiled 10 GB, take 1.4 times the work within 8 GB and 3.6 times within 4 GB; with
+    ``overlap_px`` 128 it is 1.1 and 1.3 times.
 
     ValueError for a picture that latents do not fill, a number of frames other than 4 k + 1, or limits that even the
     smallest tiles are beyond.
@@ -137,8 +139,8 @@ class WanVae:
             smallest = min(rows, overlap + 1) * min(columns, overlap + 1)
             raise ValueError(
                 f"to {side} {self.clip.height_px} x {self.clip.width_px} pixels in tiles that overlap by "
-                f"{overlap * cell} pixels takes {taken.of(self._cells(), smallest) / 1e9:.2g} GB at least, more than "
-                f"the bound of {bound / 1e9:.2g}; shorter overlaps (overlap_px) take less"
+                f"{overlap * cell} pixels takes {taken.of(self._cells(), smallest) / 1e9:.3g} GB at least, more than "
+                f"the bound of {bound / 1e9:.3g}; shorter overlaps (overlap_px) take less"
             ) from error
 
     @torch.no_grad()
