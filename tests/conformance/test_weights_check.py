@@ -93,6 +93,25 @@ def test_a_whole_folder_can_run(either: Path) -> None:
     assert "CC-BY-NC" in told
 
 
+def test_a_joint_model_of_the_released_size_is_checked_at_once(tmp_path: Path) -> None:
+    """23 GB of zeros that take no room on the disk: only the header is read."""
+    shapes = json.loads(LAYOUTS.read_text(encoding="utf-8"))[JOINT]
+    header, end = {}, 0
+    for name, shape in shapes.items():
+        start, end = end, end + 2 * torch.Size(shape).numel()
+        header[name] = {"dtype": "BF16", "shape": shape, "data_offsets": [start, end]}
+    text = json.dumps(header).encode()
+    (tmp_path / "Ovi").mkdir()
+    with (tmp_path / JOINT).open("wb") as file:
+        file.write(len(text).to_bytes(8, "little") + text)
+        file.truncate(8 + len(text) + end)
+    found = _of(tmp_path, JOINT)
+    assert (found.state, found.told) == ("ok", "")
+    assert found.bytes / 1e9 == pytest.approx(found.file.gb, abs=0.01)
+    kit.truncate(tmp_path / JOINT, 0.99)
+    assert _of(tmp_path, JOINT).state == "damaged"
+
+
 def test_all_variants(tmp_path: Path) -> None:
     folder = kit.make_folder(tmp_path / "all", tuple(kit.VARIANTS))
     assert check_folder(folder).runnable() == tuple(VARIANTS)
