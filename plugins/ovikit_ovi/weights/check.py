@@ -165,8 +165,8 @@ def official_header(path: Path, file: WeightsFile) -> dict[str, TensorInfo]:
         return header
     keymap, found = FORMATS[file.form]().keymap, {}
     for name, info in header.items():
+        blank = torch.empty(info.shape, dtype=info.dtype, device="meta")
         try:
-            blank = torch.empty(info.shape, dtype=info.dtype, device="meta")
             [(official, changed)] = keymap.to_official({name: blank}).items()
         except KeyError:
             official, changed = name, blank
