@@ -1,9 +1,9 @@
 """One clip on several processes: its tokens spread over them (Ulysses), or its guidance passes.
 
-Each process holds one contiguous share of every stream. All shares of a stream have one size: what is missing at the end
-is filled up with empty tokens, which no other token ever reads. Attention over a stream then sees all tokens and a part
-of the heads, after one exchange of query, key and value; a second exchange brings its result back. Sizes follow from
-shapes, so nothing is communicated but values, and nothing waits for the device. For inference: no gradient passes.
+Each process holds one contiguous share of every stream. All shares of a stream have one size: what is missing at the
+end is filled up with empty tokens, which no other token ever reads. Attention over a stream then sees all tokens and a
+part of the heads, after one exchange of query, key and value; a second exchange brings its result back. Sizes follow
+from shapes, so nothing is communicated but values, and nothing waits for the device. For inference: no gradient passes.
 
 Shape legend: b batch, n tokens of a stream, s tokens of a share, m tokens that a query attends to, w width, h heads,
 d head width, p processes.
@@ -47,15 +47,23 @@ class Peers:
         sent:     how many rows of ``x`` go to each process, in order
         received: how many come from each
         """
+        refuse_gradients(x)
         out = x.new_empty((sum(received), *x.shape[1:]))
         _answered(dist.all_to_all_single, out, x, received, sent, group=self.group)
         return out
 
     def gather(self, x: Shaped[Tensor, "rows ..."]) -> Shaped[Tensor, "p rows ..."]:
         """The tensors of all processes, which have one shape."""
+        refuse_gradients(x)
         out = x.new_empty((self.size * x.shape[0], *x.shape[1:]))
         _answered(_all_gather, out, x.contiguous(), group=self.group)
         return out.unflatten(0, (self.size, x.shape[0]))
+
+
+def refuse_gradients(x: Shaped[Tensor, "*_any"]) -> None:
+    """RuntimeError where a gradient would end at an exchange without a word."""
+    if torch.is_grad_enabled() and x.requires_grad:
+        raise RuntimeError("tokens spread over processes have no gradients: use torch.no_grad()")
 
 
 def _answered(collective: Callable[..., object], *tensors: object, group: dist.ProcessGroup) -> None:
@@ -66,15 +74,17 @@ def _answered(collective: Callable[..., object], *tensors: object, group: dist.P
     try:
         collective(*tensors, group=group)
     except RuntimeError as error:
-        raise lost(error) from error
+        refuse_lost(error)
+        raise
 
 
-def lost(error: RuntimeError) -> UserError:
-    """What a failed exchange tells the user."""
-    return UserError(
-        "another process of this run has failed or does not answer",
-        hint=f"its own message says why; this one saw: {str(error).strip().splitlines()[0]}",
-    )
+def refuse_lost(error: RuntimeError) -> None:
+    """UserError where an error of an exchange means that another process is gone."""
+    if isinstance(error, dist.DistError) or "gloo/" in str(error):
+        raise UserError(
+            "another process of this run has failed or does not answer",
+            hint=f"its own message says why; this one saw: {str(error).strip().splitlines()[0][:200]}",
+        ) from error
 
 
 def head_counts(heads: int, processes: int) -> list[int]:
@@ -143,14 +153,14 @@ class TokenPartition:
         return share
 
 
-def _cut(x: Shaped[Tensor, "..."], start: int, share: int, axis: int) -> Shaped[Tensor, "..."]:
+def _cut(x: Shaped[Tensor, "*_any"], start: int, share: int, axis: int) -> Shaped[Tensor, "*_any"]:
     """``share`` rows from ``start`` on; those past the end are zero."""
     stop = min(start + share, x.shape[axis])
     kept = x.narrow(axis, min(start, stop), max(stop - start, 0))
     return _filled(kept, share, axis)
 
 
-def _filled(x: Shaped[Tensor, "..."], size: int, axis: int) -> Shaped[Tensor, "..."]:
+def _filled(x: Shaped[Tensor, "*_any"], size: int, axis: int) -> Shaped[Tensor, "*_any"]:
     missing = size - x.shape[axis]
     return x if missing == 0 else F.pad(x, (0, 0) * (x.ndim - 1 - axis) + (0, missing))
 

@@ -1,7 +1,7 @@
 """The processes of one run, as ``torchrun`` starts them: which works on what, and what they tell each other.
 
-``sequence`` neighbouring processes share the tokens of a clip, ``guidance`` such rows share its passes, and together they
-are a group. Groups share the clips. Without torchrun there is one process, and nothing here does anything.
+``sequence`` neighbouring processes share the tokens of a clip, ``guidance`` such rows share its passes, and together
+they are a group. Groups share the clips. Without torchrun there is one process, and nothing here does anything.
 """
 
 from __future__ import annotations
@@ -11,6 +11,8 @@ import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
+from functools import cache
+from itertools import count
 from types import TracebackType
 from typing import Any, Self, TypeVar
 
@@ -22,15 +24,16 @@ from ovikit.errors import UserError, listed
 from ovikit.numerics.protocols import Network
 from ovikit.recipe.build import ONE_PROCESS, Spread
 from ovikit.recipe.models import Parallel
-from ovikit.runtime.parallel import PassesInParallel, Peers, lost, spread_over
+from ovikit.runtime.parallel import PassesInParallel, Peers, refuse_lost, spread_over
 
 T = TypeVar("T")
 
-ANSWER_WITHIN = timedelta(minutes=30)
+ANSWER_WITHIN = timedelta(minutes=20)
 """How long an exchange within a clip waits: the first process of a group also decodes and writes in between."""
 FINISH_WITHIN = timedelta(days=7)
 """How long the groups wait for each other's clips. A process that ends is noticed at once."""
 _WHERE = "runtime.parallel"
+_starts = count()
 
 
 def is_main() -> bool:
@@ -101,11 +104,12 @@ class Processes:
         *,
         tokens: Peers | None = None,
         passes: Peers | None = None,
+        run: dist.ProcessGroup | None = None,
         group: dist.ProcessGroup | None = None,
     ) -> None:
         self.layout, self.device = layout, device
         self.spread: Spread = ONE_PROCESS if tokens is None else spread_over(tokens)
-        self._passes, self._group = passes, group
+        self._passes, self._run, self._group = passes, run, group
 
     @classmethod
     def start(cls, parallel: Parallel, device: torch.device | str = "cpu") -> Processes:
@@ -126,8 +130,8 @@ class Processes:
     @classmethod
     def _connected(cls, layout: Layout, device: torch.device) -> Processes:
         values = "nccl" if device.type == "cuda" else "gloo"
-        words = "gloo" if values == "gloo" else f"cpu:gloo,cuda:{values}"
-        dist.init_process_group(words, timeout=FINISH_WITHIN)
+        store = dist.PrefixStore(f"ovikit/{next(_starts)}", _meeting_point())
+        dist.init_process_group("gloo", store=store, rank=layout.rank, world_size=layout.world, timeout=ANSWER_WITHIN)
 
         def peers(rows: list[list[int]], backend: str, timeout: timedelta) -> tuple[dist.ProcessGroup, list[int]]:
             made = [(dist.new_group(row, timeout=timeout, backend=backend), row) for row in rows]  # all make all
@@ -144,6 +148,7 @@ class Processes:
             device,
             tokens=several(layout.in_sequence()),
             passes=several(layout.in_guidance()),
+            run=peers([list(range(layout.world))], "gloo", FINISH_WITHIN)[0],
             group=peers(layout.in_group(), "gloo", FINISH_WITHIN)[0],
         )
 
@@ -171,7 +176,7 @@ class Processes:
 
         The result must be plain JSON. A UserError is raised in all processes.
         """
-        return work() if self.layout.world == 1 else self._by(0, dist.group.WORLD, work)
+        return work() if self.layout.world == 1 else self._by(0, self._run, work)
 
     def by_writer(self, work: Callable[[], T]) -> T:
         """What ``work`` returns in the first process of this group, in all of the group: see ``by_main``."""
@@ -196,9 +201,7 @@ class Processes:
         if self.layout.world == 1:
             return [value]
         text = json.dumps(value).encode()
-        return [
-            json.loads(_broadcast(text, rank, self.layout.rank, dist.group.WORLD)) for rank in range(self.layout.world)
-        ]
+        return [json.loads(_broadcast(text, rank, self.layout.rank, self._run)) for rank in range(self.layout.world)]
 
     def barrier(self) -> None:
         """Waits for all processes."""
@@ -213,6 +216,12 @@ class Processes:
         # After an error, NCCL's end would wait for exchanges that never come; the end of the process does not.
         if self.layout.world > 1 and (kind is None or self.device.type == "cpu"):
             dist.destroy_process_group()
+
+
+@cache
+def _meeting_point() -> dist.Store:
+    """Where the processes find each other. Kept, so that one process can start several times."""
+    return next(dist.rendezvous("env://", timeout=ANSWER_WITHIN))[0]
 
 
 def _number(name: str, default: int) -> int:
@@ -245,7 +254,8 @@ def _broadcast(text: bytes, source: int, rank: int, group: dist.ProcessGroup | N
         try:
             dist.broadcast(value, source, group=group)
         except RuntimeError as error:
-            raise lost(error) from error
+            refuse_lost(error)
+            raise
         return value
 
     size = int(from_source(torch.tensor([len(text)]))[0])
