@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable, Iterator
 from functools import cache
 from pathlib import Path
 
 import pytest
 import torch
+from einops import reduce
 from official_video import write_video_weights
 from torch import Tensor
 from wan_vae_kit import FULL, GOLDEN, apart, build, clip, loaded, pictures, random
 
 from ovikit.checkpoints.assets import Assets
 from ovikit.checkpoints.load import read_tensors
-from ovikit_ovi.video.causal import features_of_latents, pixels_of_features
+from ovikit_ovi.video.causal import features_of_latents, features_of_pixels, pixels_of_features
 from ovikit_ovi.video.codec import Limits, WanVae
 from ovikit_ovi.video.component import (
     COMPONENT,
@@ -79,6 +81,28 @@ def test_a_tiling_is_the_least_work_within_its_limits() -> None:
         tiling_of(60, 60, overlap=8, most_cells=80)
     assert tiling_of(60, 60, overlap=8, most_cells=81).cells_per_tile == 81
     assert tiling_of(5, 60, overlap=8, most_cells=45).vertical.side == 5
+
+
+@torch.no_grad()
+def test_tiled_stages_reach_as_far_as_stated_and_no_further() -> None:
+    """What one cell changes, in float64: nothing beyond the reach, and something within two cells of it."""
+    weights = VideoWeights(Assets(None), "", golden_weights().architecture, torch.float64)
+    weights.put(golden_weights().vae.state_dict(), "golden")
+    sizes, middle, columns = weights.architecture, 15, 31
+    features, pixels = random(1, 32, 1, 1, columns).double(), random(1, 3, 1, 16, 16 * columns).double()
+    other_features, other_pixels = features.clone(), pixels.clone()
+    other_features[..., middle] += 100
+    other_pixels[..., 16 * middle : 16 * (middle + 1)] += 100
+
+    def changed(stage: Callable[[Tensor], Iterator[Tensor]], one: Tensor, other: Tensor, width: str) -> int:
+        apart = next(stage(one)) != next(stage(other))
+        cells = reduce(apart, f"{width} -> x", "max", x=columns).nonzero().flatten()
+        return int((cells - middle).abs().max())
+
+    decode = changed(lambda x: pixels_of_features(weights.vae, x, 1), features, other_features, "b f h (x i) c")
+    encode = changed(lambda x: features_of_pixels(weights.vae, x, 1, 4), pixels, other_pixels, "b k t y x")
+    assert sizes.decode_reach - 2 <= decode <= sizes.decode_reach == 13
+    assert sizes.encode_reach - 2 <= encode <= sizes.encode_reach == 10
 
 
 def test_memory_does_not_grow_with_time() -> None:
@@ -150,9 +174,7 @@ def test_how_far_short_overlaps_are_off(overlap_px: int, most: float, rms: float
 
 
 def test_a_bound_that_nothing_fits_says_what_is_needed() -> None:
-    with pytest.raises(
-        ValueError, match=r"960 x 960 pixels.*overlap by 416 pixels takes 4\.\d+ GB .* the bound of 2;"
-    ):
+    with pytest.raises(ValueError, match=r"960 x 960 pixels.*overlap by 416 pixels takes 4\.\d+ GB .* the bound of 2;"):
         COMPONENT.build(WanVaeConfig(decode_gb=2.0), clip=clip(241, 960, 960), assets=Assets(None))
     fits = COMPONENT.build(WanVaeConfig(decode_gb=2.0, overlap_px=128), clip=clip(241, 960, 960), assets=Assets(None))
     assert fits.decode_bytes() <= 2e9
