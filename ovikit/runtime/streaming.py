@@ -144,7 +144,8 @@ class LayerStream:
 
     def __init__(self, layers: Sequence[nn.Module], device: torch.device | str, slots: int) -> None:
         self.device = torch.device(device)
-        self._packed = [_Packed(layer, self.device) for layer in layers]
+        with torch.inference_mode(False), torch.no_grad():  # the weights outlive the sampling that asks for them
+            self._packed = [_Packed(layer, self.device) for layer in layers]
         self._count = min(slots, len(self._packed))
         self._slots: list[_Slot] = []
         self._side = torch.cuda.Stream(self.device) if self.device.type == "cuda" else None
