@@ -4,15 +4,16 @@
     python benchmarks/forward.py --size small --repeat 10
 
 Two tables. The first: tokens, FLOPs, time, FLOP/s and peak memory of a guided step (a prompt pass and a negative pass),
-and the ratio to the same step computed plainly: the noise level modulated per token, rotations and the text's keys and
-values computed anew in every pass. Same weights, same output (the largest difference is shown). The second counts, over
-three steps, what passes through the layers that need not run per token or per step.
+and the ratio to the same step computed plainly, in the three ways in which the released code is plain: the noise level
+is embedded, projected and modulated per token; rotations are products of complex128 numbers, item by item; the text is
+embedded and its keys and values are computed anew in every pass. Same weights, same output (the largest difference is
+shown), same attention and matrix products. The second table counts, over three steps and one plain step, what passes
+through the layers that need not run per token or per step.
 """
 
 from __future__ import annotations
 
 import argparse
-import statistics
 import time
 from collections import Counter
 from dataclasses import dataclass
@@ -25,8 +26,11 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from ovikit.networks.attention import sdpa
 from ovikit.networks.init import initialise
-from ovikit.networks.joint import JointModel
-from ovikit.types import AV, Context, Stream, Text, TokenGrid
+from ovikit.networks.joint import JointModel, PairLayer
+from ovikit.networks.precision import Precision
+from ovikit.numerics.guidance import NEGATIVE, PROMPT, ClassifierFree
+from ovikit.runtime.passes import BoundNetwork
+from ovikit.types import AV, Stream, Text, TokenGrid
 from ovikit_ovi.fusion import ovi_fusion
 from ovikit_ovi.positions import IndexPositions
 from ovikit_ovi.tower import OviTower
@@ -70,17 +74,19 @@ class Setup:
 
 def build(size: Size, device: torch.device, dtype: torch.dtype) -> Setup:
     """The model with random weights, and random latents and texts."""
-    text_width = 128
+    text_width, precision = 128, Precision(dtype)
     towers = {
         m: OviTower(
             m, channels, text_width,
             width=size.width, feed_forward_width=size.width * 14 // 3, heads=size.heads, depth=size.depth,
-            text_length=size.text_length,
+            text_length=size.text_length, precision=precision,
         )
         for m, channels in (("video", 48), ("audio", 20))
     }  # fmt: skip
     pair = AV(size.width, size.width), AV(size.heads, size.heads)
-    model = JointModel(AV.of(towers), ovi_fusion(size.depth, *pair, sdpa), IndexPositions(0.19676), sdpa)
+    model = JointModel(
+        AV.of(towers), ovi_fusion(size.depth, *pair, sdpa, precision=precision), IndexPositions(0.19676), sdpa
+    )
     generator = torch.Generator().manual_seed(0)
     initialise(model, generator)
     for tower in towers.values():
@@ -101,47 +107,88 @@ def build(size: Size, device: torch.device, dtype: torch.dtype) -> Setup:
     return Setup(model.to(device, dtype).eval(), latents, grids, texts)
 
 
-def guided(setup: Setup, contexts: tuple[AV[Context], AV[Context]], sigma: float) -> AV[Tensor]:
+GUIDANCE = ClassifierFree(AV(4.0, 4.0))
+
+
+def bound(setup: Setup) -> BoundNetwork:
+    """The model with its texts, as a run binds them: once per clip."""
+    contexts = {
+        name: setup.model.embed_text(text, cache=True)
+        for name, text in zip((PROMPT, NEGATIVE), setup.texts, strict=True)
+    }
+    return BoundNetwork(setup.model, contexts, setup.grids, next(setup.latents.values()).dtype)
+
+
+def guided(setup: Setup, network: BoundNetwork, sigma: float) -> AV[Tensor]:
     """Velocity of a guided step as the library computes it."""
-    level = setup.latents.map(lambda x: torch.full((x.shape[0],), sigma, device=x.device))
-    prompt, negative = (setup.model(setup.latents, level, context, setup.grids) for context in contexts)
-    return negative.zip(prompt, lambda low, high: low + 4.0 * (high - low))
+    told = AV(sigma, sigma)
+    return GUIDANCE.combine(network(setup.latents, told, GUIDANCE.passes(told)))
+
+
+def turned(x: Tensor, angles: Tensor) -> Tensor:
+    """``x`` (b, n, h, d) rotated as complex128 numbers, item by item."""
+    turn = torch.polar(torch.ones_like(angles), angles)[:, None]
+    done = []
+    for item in x:
+        pairs = torch.view_as_complex(item.to(torch.float64).unflatten(-1, (-1, 2)).contiguous())
+        done.append(torch.view_as_real(pairs * turn).flatten(-2))
+    return torch.stack(done).to(x.dtype)
+
+
+def plain_layer(layer: PairLayer, streams: dict[str, Stream], angles: dict[str, Tensor]) -> dict[str, Stream]:
+    """One layer of both towers, with nothing kept from another layer or pass."""
+    mods = {m: layer.block(m).modulation(stream.noise) for m, stream in streams.items()}
+    after = {}
+    for m, stream in streams.items():
+        query, key, value = layer.block(m).self_heads(stream.tokens, mods[m])
+        attended = sdpa(turned(query, angles[m]), turned(key, angles[m]), value)
+        after[m] = stream.with_tokens(layer.block(m).self_merge(stream.tokens, attended, mods[m]))
+    out = {}
+    for m, other in (("video", "audio"), ("audio", "video")):
+        block, stream = layer.block(m), after[m]
+        query, key, value = block.context_heads(stream.tokens, stream.context)
+        heads = sdpa(query, key, value)
+        key, value = layer.fusion.reads[m](after[other].tokens)
+        heads = heads + sdpa(turned(query, angles[m]), turned(key, angles[other]), value)
+        stream = stream.with_tokens(block.context_merge(stream.tokens, heads))
+        out[m] = stream.with_tokens(block.feed_forward(stream.tokens, mods[m]))
+    return out
 
 
 def plain_pass(setup: Setup, text: AV[Text], sigma: float) -> AV[Tensor]:
     """Velocity of one pass with everything computed where it is used: per token, per pass."""
     model = setup.model
-    model.forget_rotations()
     contexts = model.embed_text(text, cache=False)
-    grids = AV.of({m: model.tower(m).grid(grid) for m, grid in setup.grids.items()})
-    streams = {}
+    grids = {m: model.tower(m).grid(grid) for m, grid in setup.grids.items()}
+    streams, angles = {}, {}
     for m, x in setup.latents.items():
-        count = len(grids[m])
+        tower, count = model.tower(m), len(grids[m])
         levels = torch.full((x.shape[0], count), sigma, device=x.device)
-        noise = model.tower(m).noise(levels, (count,))
-        streams[m] = Stream(model.tower(m).embed(x), noise, contexts[m].tokens, model.rotations(grids[m], x))
-    pair = AV.of(streams)
+        streams[m] = Stream(tower.embed(x), tower.noise(levels, (count,)), contexts[m].tokens, {})
+        angles[m] = model.positions.angles(grids[m], tower.width // tower.heads, "self").to(x.device)
     for layer in model.layers:
-        pair = layer(pair)
-    return AV.of({m: model.tower(m).head(s.tokens, s.noise, grids[m]) for m, s in pair.items()})
+        streams = plain_layer(layer, streams, angles)
+    return AV.of({m: model.tower(m).head(s.tokens, s.noise, grids[m]) for m, s in streams.items()})
 
 
 def guided_plainly(setup: Setup, sigma: float) -> AV[Tensor]:
     prompt, negative = (plain_pass(setup, text, sigma) for text in setup.texts)
-    return negative.zip(prompt, lambda low, high: low + 4.0 * (high - low))
+    return GUIDANCE.combine({PROMPT: prompt, NEGATIVE: negative})
 
 
-def seconds(function, device: torch.device, repeat: int) -> float:
-    """Median time of a call after one to warm up."""
-    times = []
+def seconds(functions, device: torch.device, repeat: int) -> list[float]:
+    """Shortest time of a call of each, after one to warm up. They take turns, so that whatever else the machine does
+    falls on all alike."""
+    times: list[list[float]] = [[] for _ in functions]
     for i in range(repeat + 1):
-        start = time.perf_counter()
-        function()
-        if device.type == "cuda":
-            torch.cuda.synchronize()
-        if i:
-            times.append(time.perf_counter() - start)
-    return statistics.median(times)
+        for function, taken in zip(functions, times, strict=True):
+            start = time.perf_counter()
+            function()
+            if device.type == "cuda":
+                torch.cuda.synchronize()
+            if i:
+                taken.append(time.perf_counter() - start)
+    return [min(taken) for taken in times]
 
 
 def peak_memory(function, device: torch.device) -> float:
@@ -165,19 +212,19 @@ def peak_memory(function, device: torch.device) -> float:
 def measure(name: str, device: torch.device, dtype: torch.dtype, repeat: int) -> list[str]:
     """One row of the first table."""
     setup = build(SIZES[name], device, dtype)
-    contexts = tuple(setup.model.embed_text(text, cache=True) for text in setup.texts)
-    ours = guided(setup, contexts, 0.5)
+    network = bound(setup)
+    ours = guided(setup, network, 0.5)
     reference = guided_plainly(setup, 0.5)
     difference = max(
         float((mine - theirs).abs().max() / theirs.abs().max())
         for mine, theirs in zip(ours.values(), reference.values(), strict=True)
     )
     with FlopCounterMode(display=False) as counter:
-        guided(setup, contexts, 0.5)
+        guided(setup, network, 0.5)
     flops = counter.get_total_flops()
-    fast = seconds(lambda: guided(setup, contexts, 0.5), device, repeat)
-    slow = seconds(lambda: guided_plainly(setup, 0.5), device, repeat)
-    memory = peak_memory(lambda: guided(setup, contexts, 0.5), device)
+    both = (lambda: guided(setup, network, 0.5), lambda: guided_plainly(setup, 0.5))
+    fast, slow = seconds(both, device, repeat)
+    memory = peak_memory(lambda: guided(setup, network, 0.5), device)
     tokens = setup.tokens
     return [
         name, f"{tokens['video']} + {tokens['audio']}", f"{flops / 1e9:.1f}", f"{fast * 1e3:.1f}",
@@ -186,9 +233,9 @@ def measure(name: str, device: torch.device, dtype: torch.dtype, repeat: int) ->
 
 
 def count_work(name: str, device: torch.device, dtype: torch.dtype, steps: int = 3) -> tuple[list[Counter], AV[int]]:
-    """What each step sends through the layers that need not see tokens or steps."""
+    """What each step, and then one plain step, sends through the layers that need not see tokens or steps."""
     setup = build(SIZES[name], device, dtype)
-    counts = [Counter() for _ in range(steps)]
+    counts = [Counter() for _ in range(steps + 1)]
     now = 0
 
     def count(label: str):
@@ -198,7 +245,7 @@ def count_work(name: str, device: torch.device, dtype: torch.dtype, steps: int =
         return hook  # fmt: skip
 
     for module_name, module in setup.model.named_modules():
-        if module_name.endswith("time_projection"):
+        if module_name.endswith("time_projection.1"):
             module.register_forward_hook(count("rows modulated"))
         if module_name.endswith("context_attn.k"):
             module.register_forward_hook(count("text rows to keys"))
@@ -210,9 +257,11 @@ def count_work(name: str, device: torch.device, dtype: torch.dtype, steps: int =
             return angles(grid, head_width, use)
 
     setup.model.positions = Counting()
-    contexts = tuple(setup.model.embed_text(text, cache=True) for text in setup.texts)
+    network = bound(setup)
     for now in range(steps):  # the hooks read it
-        guided(setup, contexts, 1 - now / steps)
+        guided(setup, network, 1 - now / steps)
+    now = steps
+    guided_plainly(setup, 0.5)
     return counts, setup.tokens
 
 
@@ -232,14 +281,15 @@ def main() -> None:
     with torch.inference_mode():
         for name in sizes:
             table.add_row(*measure(name, device, dtype, arguments.repeat))
-        counts, tokens = count_work(sizes[0], device, dtype)
+        counts, tokens = count_work(sizes[0], device, torch.float32)
     console = Console(width=140)
     console.print(table)
     work = Table(title=f"work at {sizes[0]}, {tokens['video'] + tokens['audio']} tokens in each of 2 passes")
     for column in ("step", *counts[0]):
         work.add_column(column, justify="right")
-    for step, counter in enumerate(counts, 1):
-        work.add_row(str(step), *(str(counter[label]) for label in counts[0]))
+    for i, counter in enumerate(counts, 1):
+        step = "plain" if i == len(counts) else str(i)
+        work.add_row(step, *(str(counter[label]) for label in counts[0]))
     console.print(work)
 
 

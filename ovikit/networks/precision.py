@@ -60,12 +60,15 @@ class Precision:
 
     def linear(self, linear: nn.Linear, x: Float[Tensor, "*any i"]) -> Float[Tensor, "*any o"]:
         """A matrix product in the wide format: for few rows on which all tokens depend, and for the output."""
-        bias = None if linear.bias is None else self.wide(linear.bias)
-        return F.linear(self.wide(x), self.wide(linear.weight), bias)
+        if not self.mixed:
+            return linear(x)
+        return F.linear(x.float(), linear.weight.float(), None if linear.bias is None else linear.bias.float())
 
     def layer_norm(self, norm: nn.LayerNorm, x: Float[Tensor, "*any w"]) -> Float[Tensor, "*any w"]:
         """The norm of the residual stream; its statistics are float32 at least under either policy."""
-        affine = (None if one is None else self.wide(one) for one in (norm.weight, norm.bias))
+        if not self.mixed:
+            return norm(x)
+        affine = (None if one is None else one.float() for one in (norm.weight, norm.bias))
         return F.layer_norm(x, norm.normalized_shape, *affine, norm.eps)
 
     def rms_norm(self, x: Float[Tensor, "*any w"], eps: float, weight: Float[Tensor, " w"]) -> Float[Tensor, "*any w"]:
