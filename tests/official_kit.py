@@ -63,7 +63,7 @@ def tiny_recipe(variant: str = "720x720_5s", **changes: str) -> str:
         f"  video: {tower}",
         f"  audio: {tower}",
         "  codecs:",
-        f"    video: {_flow({'type': 'wan-vae', **TINY_VIDEO_OPTIONS})}",
+        f"    video: {_flow({'type': 'wan-vae', 'dtype': 'float32', **TINY_VIDEO_OPTIONS})}",
         f"    audio: {_flow({'type': 'mmaudio', 'steps': None, **TINY_AUDIO_OPTIONS})}",
         f"  conditioner: {_flow({'type': 'umt5', 'length': 32, **TINY_TEXT_OPTIONS})}",
         "  precision: {dtype: float32}",
