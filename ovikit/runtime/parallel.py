@@ -170,10 +170,10 @@ def cut_noise(noise: NoiseConditioning, start: int, share: int) -> NoiseConditio
     ends = list(accumulate(noise.spans))
     ends[-1] = max(ends[-1], start + share)
     begins = [0, *ends[:-1]]
-    inside = [min(end, start + share) - max(begin, start) for begin, end in zip(begins, ends, strict=True)]
-    kept = [i for i, tokens in enumerate(inside) if tokens > 0]
-    rows = slice(kept[0], kept[-1] + 1)
-    return NoiseConditioning(noise.embedding[:, rows], noise.projection[:, rows], tuple(inside[i] for i in kept))
+    inside = [max(min(end, start + share) - max(begin, start), 0) for begin, end in zip(begins, ends, strict=True)]
+    touched = [i for i, tokens in enumerate(inside) if tokens]
+    rows = slice(touched[0], touched[-1] + 1)
+    return NoiseConditioning(noise.embedding[:, rows], noise.projection[:, rows], tuple(inside[rows]))
 
 
 class UlyssesAttend:

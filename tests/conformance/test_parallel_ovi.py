@@ -65,7 +65,6 @@ def test_a_whole_loop_gives_the_latents_of_one_process(found, guidance: str, dty
     for layout, batched in product(LAYOUTS[len(found)], ("", ", batched")):
         name = f"{guidance}, sequence {layout.sequence} guidance {layout.guidance}{batched} {dtype}"
         assert worst(found, name) < 10 * TOLERANCE[dtype]  # three guided steps
-        assert worst(found, f"{name}: between processes") == 0.0
 
 
 def test_what_is_sent_is_what_was_counted_beforehand(found) -> None:
