@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from hashlib import sha256
 from itertools import count
+from math import prod
 
 import torch
 from einops import rearrange
@@ -37,7 +38,7 @@ VERSION = "1"
 class Limits:
     """What a codec may take at once.
 
-    activation_bytes: of the tensors that live while a clip is encoded or decoded; None: no bound
+    activation_bytes: of latents and activations while a clip is encoded or decoded; None: no bound
     tile_px:          side of a tile; None: no bound
     overlap_px:       of neighbouring tiles, at least; None: so much that tiles change nothing but rounding
     chunk_steps:      latent steps
@@ -107,12 +108,17 @@ class WanVae:
         return self.weights.weight_bytes()
 
     def decode_bytes(self) -> int:
-        """What decoding takes on the device besides weights and latents, as ``bytes_per_cell`` counts it."""
-        return self._bytes("decode").of(self._cells(), self.decode_tiling.cells_per_tile)
+        """What decoding a clip takes on the device besides the weights: latents, and activations as
+        ``bytes_per_cell`` counts them. The pixels are in host memory."""
+        return self._bytes("decode").of(self._cells(), self.decode_tiling.cells_per_tile) + self._latent_bytes()
 
     def encode_bytes(self) -> int:
         """As ``decode_bytes``, of encoding."""
-        return self._bytes("encode").of(self._cells(), self.encode_tiling.cells_per_tile)
+        return self._bytes("encode").of(self._cells(), self.encode_tiling.cells_per_tile) + self._latent_bytes()
+
+    def _latent_bytes(self) -> int:
+        """Of one clip's latents, normalised and not."""
+        return 2 * prod(self.shape()) * self._wide().itemsize
 
     def _cells(self) -> int:
         _, _, rows, columns = self.shape()
@@ -131,16 +137,17 @@ class WanVae:
         if limits.activation_bytes is None or limits.tile_px is not None:
             longest = None if limits.tile_px is None else limits.tile_px // cell
             return tiling_of(rows, columns, overlap=overlap, longest=longest)
-        taken, bound = self._bytes(side), limits.activation_bytes
+        taken, bound = self._bytes(side), limits.activation_bytes - self._latent_bytes()
         most = 0 if taken.untiled_part(self._cells()) > bound else bound // taken.tiled
         try:
             return tiling_of(rows, columns, overlap=overlap, most_cells=int(most))
         except ValueError as error:
             smallest = min(rows, overlap + 1) * min(columns, overlap + 1)
+            least = taken.of(self._cells(), smallest) + self._latent_bytes()
             raise ValueError(
                 f"to {side} {self.clip.height_px} x {self.clip.width_px} pixels in tiles that overlap by "
-                f"{overlap * cell} pixels takes {taken.of(self._cells(), smallest) / 1e9:.3g} GB at least, more than "
-                f"the bound of {bound / 1e9:.3g}; shorter overlaps (overlap_px) take less"
+                f"{overlap * cell} pixels takes {least / 1e9:.3g} GB at least, more than the bound of "
+                f"{limits.activation_bytes / 1e9:.3g}; shorter overlaps (overlap_px) take less"
             ) from error
 
     @torch.no_grad()

@@ -46,8 +46,8 @@ class WanVaeConfig(Config):
     dtype: Literal["float32", "bfloat16"] = "float32"
     """Number format of weights and activations; normalising the latents and blending tiles are always float32."""
     decode_gb: float | None = Field(None, gt=0)
-    """Bound, in 10^9 bytes, on the activations of encoding and decoding: pictures that would take more are cut into
-    tiles. Weights and the workspace of convolutions come on top. Null: no bound."""
+    """Bound, in 10^9 bytes, on latents and activations in encoding and decoding: pictures that would take more are cut
+    into tiles. Weights and the workspace of convolutions come on top. Null: no bound."""
     tile_px: int | None = Field(None, gt=0)
     """Side of a tile in pixels at most, in place of ``decode_gb``."""
     overlap_px: int | None = Field(None, ge=0)
@@ -104,8 +104,8 @@ def _build(config: WanVaeConfig, *, clip: ClipSpec, assets: Assets) -> WanVae:
         overlap_px=config.overlap_px,
         chunk_steps=config.chunk_steps,
     )
-    # The released file is float32. The released engine rounds the weights to bfloat16 (``.model.bfloat16()``) and runs
-    # them under an autocast whose type is the wrapper's float32: what it computes lies between the two offered here.
+    # The released engine rounds the weights to bfloat16 (``vae_model_video.model.bfloat16()``); Wan2.2's wrapper around
+    # them casts to its own type, float32 by default. What it computes so lies between the two that are offered here.
     dtype = {"float32": torch.float32, "bfloat16": torch.bfloat16}[config.dtype]
     return WanVae(clip, VideoWeights(assets, config.weights, architecture, dtype), limits)
 

@@ -96,8 +96,7 @@ def bytes_per_cell(architecture: Architecture, dtype: torch.dtype, side: Side, c
     step at a time: 5.5 MB a cell in float32 and 2.8 MB in bfloat16, so that 960 x 960 pixels take 20 GB and 10 GB
     untiled.
 
-    Not counted: what convolution kernels take for themselves, which is the library's choice, the allocator's slack and
-    the latents.
+    Not counted: what convolution kernels take for themselves, which is the library's choice, and the allocator's slack.
     """
     vae, steps = empty_vae(architecture, dtype), 1 + 2 * chunk_steps
     cells = (steps, _PROBE_CELLS, _PROBE_CELLS)
