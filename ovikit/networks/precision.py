@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Float
@@ -80,3 +80,10 @@ class Precision:
 
 
 FLOAT32 = Precision()
+
+
+@runtime_checkable
+class Precise(Protocol):
+    """A module that keeps to a precision: whoever compiles it has to keep its roundings."""
+
+    precision: Precision

@@ -11,21 +11,23 @@ from torch import nn
 from torch._dynamo.exc import TorchDynamoException
 
 from ovikit.networks.joint import JointModel
+from ovikit.networks.precision import Precise
 
 _log = logging.getLogger(__name__)
+_ROUNDING = "emulate_precision_casts"  # of torch._inductor.config
 
 
 class _Compiling:
     """The compiled ``forward`` of the layers of one model, or their own from the first failure on."""
 
-    def __init__(self, layers: list[nn.Module], backend: str | Callable[..., Any]) -> None:
-        self._layers, self._backend = layers, backend
+    def __init__(self, layers: list[nn.Module], backend: str | Callable[..., Any], options: dict[str, Any]) -> None:
+        self._layers, self._backend, self._options = layers, backend, options
         self.failed: str | None = None
 
     def wrap(self, layer: nn.Module) -> None:
         """Puts the compiled forward in the place of the layer's own; its names and hooks stay."""
         own = layer.forward
-        compiled = torch.compile(own, fullgraph=True, dynamic=False, backend=self._backend)
+        compiled = torch.compile(own, fullgraph=True, dynamic=False, backend=self._backend, options=self._options)
 
         def forward(*args: Any) -> Any:
             if self.failed is not None:
@@ -50,6 +52,9 @@ class _Compiling:
 def compile_layers(model: JointModel, backend: str | Callable[..., Any] = "inductor") -> None:
     """Compiles each layer of the model when it is first called. Where that fails, one warning says why and all layers
     run as they were written. The weights' names do not change."""
-    compiling = _Compiling(list(model.layers), backend)
+    exact = any(isinstance(tower, Precise) and tower.precision.rounds_each for tower in model.towers.values())
+    # Fused operations round once, at their end, unless they are told to round as each would by itself.
+    options = {_ROUNDING: True} if exact and backend == "inductor" else {}
+    compiling = _Compiling(list(model.layers), backend, options)
     for layer in model.layers:
         compiling.wrap(layer)

@@ -15,6 +15,7 @@ from ovikit.networks.init import initialise
 from ovikit.networks.joint import JointModel
 from ovikit.networks.precision import Precision
 from ovikit.networks.protocols import Attend
+from ovikit.runtime.compile import compile_layers
 from ovikit.types import AV, Perturbation, Text, TokenGrid
 from ovikit_ovi.fusion import ovi_fusion
 from ovikit_ovi.positions import IndexPositions
@@ -229,18 +230,17 @@ def test_clean_keeps_the_stream_and_gives_the_velocity_in_float32() -> None:
 
 @pytest.mark.slow
 @pytest.mark.unchecked_shapes
-@pytest.mark.parametrize(
-    ("precision", "backend"), [(CLEAN, "inductor"), (OFFICIAL, "eager")], ids=lambda one: getattr(one, "policy", one)
-)
-def test_pair_layers_compile_whole_in_bfloat16(precision: Precision, backend: str) -> None:
-    """With a given first frame, cached texts and a pass that leaves a layer out; one graph serves all layers."""
+@pytest.mark.parametrize(("precision", "most"), [(CLEAN, 2e-2), (OFFICIAL, 1e-3)], ids=["clean", "official"])
+def test_pair_layers_compile_whole_in_bfloat16(precision: Precision, most: float) -> None:
+    """With a given first frame, cached texts and a pass that leaves a layer out; one graph serves all layers. Fused
+    operations of ``official`` still round each by itself: without that the error is 9e-3."""
     model = build(precision, depth=4, attend=sdpa)
     skipped = (Perturbation(skip_layers=(1,)),)
     expected, expected_skipped = velocity(model), velocity(model, perturbation=skipped)
-    for i, layer in enumerate(model.layers):
-        model.layers[i] = torch.compile(layer, fullgraph=True, dynamic=False, backend=backend)
+    compile_layers(model)
     found, found_skipped = velocity(model), velocity(model, perturbation=skipped)
-    assert error(found, expected) < 2e-2
-    assert error(found_skipped, expected_skipped) < 2e-2
+    assert all("forward" in vars(layer) for layer in model.layers), "fell back to eager layers"
+    assert error(found, expected) < most
+    assert error(found_skipped, expected_skipped) < most
     assert torch._dynamo.utils.counters["stats"]["unique_graphs"] == 1
     assert not torch._dynamo.utils.counters["graph_break"]
