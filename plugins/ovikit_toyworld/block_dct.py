@@ -9,6 +9,7 @@ import torch
 from einops import rearrange
 from torch import Tensor
 
+from ovikit.errors import UserError
 from ovikit.networks.protocols import Progress
 from ovikit.types import ClipSpec, Modality, TokenGrid
 from ovikit_toyworld.transforms import dct_matrix, zone
@@ -57,7 +58,15 @@ class BlockDct:
         return TokenGrid.uniform("video", self.shape()[1:], self.frames / self.clip.frame_rate_hz)
 
     def encode(self, samples: Tensor) -> Tensor:
-        """Latents (b, c, t, y, x) of pixels (b, f, height, width, 3) in [-1, 1]."""
+        """Latents (b, c, t, y, x) of pixels (b, f, height, width, 3) in [-1, 1].
+
+        UserError for frames that do not fill blocks, such as a first frame alone."""
+        if samples.shape[1] % self.frames:
+            raise UserError(
+                f"a latent holds {self.frames} frames, and {samples.shape[1]} cannot be encoded",
+                "codec 'block-dct'",
+                "clips of this codec cannot begin with a given picture",
+            )
         return rearrange(self.zone.forward(self.coefficients(samples)), "b t y x c -> b c t y x").contiguous()
 
     def coefficients(self, samples: Tensor) -> Tensor:

@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
+import io
 import json
 from pathlib import Path
 
 import pytest
 import torch
+from PIL import Image
+from rich.console import Console
 from safetensors.torch import load_file, save_file
 
+from ovikit.commands.generate import closing_lines
+from ovikit.commands.progress import generation_progress
 from ovikit.errors import UserError
 from ovikit.evaluation.protocols import PromptItem
 from ovikit.files import sha256_of
+from ovikit.generate.jobs import FirstFrame, Shape, groups, plan
 from ovikit.generate.media import read_clip
 from ovikit.generate.run import Generated, find_source, generate
 from ovikit.generate.watch import Unwatched
@@ -230,3 +236,45 @@ def test_a_source_without_weights_is_refused_with_what_to_do(run, tmp_path):
     (tmp_path / LOCK).write_bytes((run / LOCK).read_bytes())
     with pytest.raises(UserError, match="its training has not ended"):
         find_source(tmp_path)
+
+
+def test_a_codec_that_cannot_encode_one_frame_says_so(run, tmp_path):
+    Image.new("RGB", (90, 70)).save(tmp_path / "a.png")
+    items = [PromptItem("00000", "A red ball", image=tmp_path / "a.png")]
+    with pytest.raises(UserError, match=r"a latent holds 4 frames, and 1 cannot be encoded\n.*given picture"):
+        make(run, tmp_path / "clips", items=items)
+    assert not list((tmp_path / "clips").glob("*.mp4"))
+
+
+def test_a_size_that_does_not_fit_is_refused_with_the_multiples(run, tmp_path):
+    with pytest.raises(UserError, match="--size: the height of 96 pixels is not a multiple of 64"):
+        make(run, tmp_path, items=ITEMS[:1], size=(96, 64))
+    assert not list(tmp_path.iterdir())
+    make(run, tmp_path, items=ITEMS[:1], size=(64, 128))
+    assert read_clip(tmp_path / "00000.mp4", size_px=(64, 128)).video.shape == (48, 64, 128, 3)
+
+
+def test_clips_of_one_size_share_batches_and_a_kept_order():
+    shapes = [Shape((64, 64)), Shape((64, 128)), Shape((64, 64)), Shape((64, 64), FirstFrame(Path("a"), "", True))]
+    items = [PromptItem(f"{i}", "A") for i in range(4)]
+    jobs = plan(items, shapes, ["A"] * 4, seed=5)
+    assert [job.seed for job in jobs] == [5, 6, 7, 8]
+    assert [[job.id for job in batch] for batch in groups(jobs, 2, set())] == [["0", "2"], ["1"], ["3"]]
+    assert [[job.id for job in batch] for batch in groups(jobs, 2, {"0", "1"})] == [["0", "2"], ["3"]]
+
+
+def test_what_is_shown_off_a_terminal_is_a_line_for_each_phase_note_and_clip(run, tmp_path):
+    console = Console(file=io.StringIO(), width=200)
+    with generation_progress(console, lines=True) as shown:
+        done = make(run, tmp_path, watcher=shown)
+    lines = console.file.getvalue().splitlines()
+    assert sum(".mp4" in line for line in lines) == len(ITEMS)
+    assert any(line.startswith("encoding prompts 4/4") for line in lines)
+    assert any(line.startswith("loading the network") for line in lines)
+    assert any(line.startswith("memory plan") for line in lines)
+    assert lines[-1].startswith(f"generating {len(ITEMS)}/{len(ITEMS)}")
+    assert {"text", "loading", "denoising", "decoding", "writing"} <= set(done.phases)
+    assert done.peak_bytes > 1e8
+    told = closing_lines(done)
+    assert told[0].startswith("5 clips in ")
+    assert "peak resident memory" in told[1]
