@@ -8,8 +8,10 @@ and the product itself is made in float8; everywhere else the weights are widene
 
 from __future__ import annotations
 
+import logging
 import warnings
 from dataclasses import dataclass
+from functools import cache
 from typing import Any, Literal
 
 import torch
@@ -103,11 +105,17 @@ def quantiser(chosen: Format, dtype: torch.dtype, device: torch.device | str) ->
     return Quantiser(chosen, dtype, rounds_activations(chosen, dtype) and multiplies_float8(device))
 
 
+@cache
 def _quietly() -> Any:
     """torchao's quantisation, imported without what it has to say about its optional kernels."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        return require("torchao.quantization", "quant")
+    before = logging.root.manager.disable
+    logging.disable(logging.WARNING)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            return require("torchao.quantization", "quant")
+    finally:
+        logging.disable(before)
 
 
 def _float8_config(torchao: Any, dynamic: bool) -> Any:
