@@ -86,10 +86,7 @@ def generate(
         done = set(processes.by_writer(lambda: sorted(finished(folder, mine, told, overwrite))))
         with observed("generate", folder, recipe.name, recipe.digest) as run:
             processes.by_writer(lambda: sweep(folder, mine))
-            network = source.weights is None
-            processes.by_main(
-                lambda: write_lock(recipe, folder / LOCK, checkpoint_sha256=told.weights if network else None)
-            )
+            processes.by_main(lambda: write_lock(recipe, folder / LOCK, checkpoint_sha256=told.weights))
             batches = groups(mine, batch_size or order.batch_size(), done)
             shown.begin(len(mine) - len(done), len(done))
             making = Making(order.tools(clock, shown), told, folder, batches, done)
