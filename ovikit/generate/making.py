@@ -100,6 +100,8 @@ class Making:
         largest = tools.codecs.of(max(sizes, key=lambda size: size[0] * size[1]))
         clips = max(len(batch) for batch in self._batches)
         chosen = choose_for(tools.source.recipe, largest, tools.parts.conditioner, self._device, clips=clips)
+        # Whoever shares a clip must run its passes alike, however much memory each device has free.
+        chosen = replace(chosen, batched=tools.processes.by_writer(lambda: chosen.batched))
         for one in (chosen.reason, *chosen.warnings, *self._origin.details["terms"]):
             tools.shown.note(one)
         return chosen
