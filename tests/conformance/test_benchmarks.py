@@ -37,6 +37,13 @@ def test_generate_measures_every_row_and_a_row_that_fails_costs_no_other(tmp_pat
     assert "failed: ValueError: no attention none" in (tmp_path / "some.md").read_text()
 
 
+def test_codecs_are_measured(tmp_path: Path) -> None:
+    run("codecs.py", "--quick", "--repeat", "1", "--out", str(tmp_path / "codecs"))
+    rows = json.loads((tmp_path / "codecs.json").read_text())["rows"]
+    assert [row["failed"] for row in rows] == [""] * 3
+    assert all(row["seconds"] > 0 for row in rows)
+
+
 def test_forward_agrees_with_the_plain_implementation() -> None:
     """It shows the largest difference in its last column."""
     lines = run("forward.py", "--size", "tiny", "--dtype", "float64", "--repeat", "1").splitlines()
