@@ -43,7 +43,7 @@ class _Compiling:
     def _give_up(self, error: Exception) -> None:
         """Lets every layer run as it was written: a model is never half compiled."""
         words = str(error).strip().splitlines() or [type(error).__name__]
-        self.failed = words[0]
+        self.failed = " ".join(words[:2])  # the second line is what the compiler said
         _log.warning("the layers cannot be compiled here, so they run uncompiled: %s", self.failed)
         for layer in self._layers:
             layer.__dict__.pop("forward", None)
