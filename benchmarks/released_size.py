@@ -57,7 +57,7 @@ SIZES = {
 CLIPS = {"704": "704 x 704 x 121", "960": "960 x 960 x 121", "960-10s": "960 x 960 x 241", "tiny": "tiny"}
 
 
-def on_meta(size: Size, attend: Attend, precision: Precision) -> JointModel:
+def on_meta(size: Size, attend: Attend, precision: Precision, tower: type[OviTower] = OviTower) -> JointModel:
     """The model without weights."""
     shape = size.architecture
     options = {
@@ -66,8 +66,8 @@ def on_meta(size: Size, attend: Attend, precision: Precision) -> JointModel:
     }  # fmt: skip
     with torch.device("meta"):
         towers = AV(
-            OviTower("video", 48, shape.text_width, precision=precision, **options),
-            OviTower("audio", 20, shape.text_width, precision=precision, **options),
+            tower("video", 48, shape.text_width, precision=precision, **options),
+            tower("audio", 20, shape.text_width, precision=precision, **options),
         )
         both = AV(shape.width, shape.width), AV(shape.heads, shape.heads)
         fusion = ovi_fusion(shape.depth, *both, attend, precision=precision)
