@@ -8,7 +8,7 @@ lives; so the figures hold for any tower and fusion, and for any number format. 
   grows with tokens and clips in step, and not with layers, because nothing is kept for a backward.
 - attention takes its output and nothing else: fused kernels make no score matrix (4 x queries x keys x width FLOPs).
 - ``contexts``: keys and values of the text, for one conditioning: layers x towers x 2 x text tokens x width x bytes.
-- float8 products also hold the tokens of one matrix as float32 while they round them (``rounding``).
+- float8 products also hold some thousand tokens of one matrix as float32 while they round them (``rounding``).
 
 Compiled layers take less than this; allocators and kernels take some more, which the plan's margin is for.
 """
@@ -32,7 +32,7 @@ from ovikit.networks.joint import JointModel
 from ovikit.networks.protocols import Codec, Conditioner, Decoding, Weighted
 from ovikit.recipe.build import ONE_PROCESS, Sampling, Spread, build_model, build_sampling, clip_spec, precision_of
 from ovikit.recipe.models import Recipe, Slot
-from ovikit.runtime.quantize import covers, rounds_activations, stored_bytes
+from ovikit.runtime.quantize import ROWS, covers, rounds_activations, stored_bytes
 from ovikit.types import AV, ClipSpec, Context, Modality, Text
 
 _FALLBACK = 4
@@ -260,7 +260,7 @@ class _Run:
         self.forward_flops = flops.get_total_flops() + attend.flops
         self.activations = live.most
         widest = max((max(p.shape) for name, p in model.named_parameters() if covers(name, p.shape)), default=0)
-        self.rounding = _ROUNDING * clips * max(self.tokens.values()) * widest
+        self.rounding = _ROUNDING * min(ROWS, clips * max(self.tokens.values())) * widest
 
 
 def _tensors(contexts: AV[Context]) -> list[Tensor]:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -21,7 +21,7 @@ from ovikit.networks.joint import JointModel, at_hand
 from ovikit.networks.protocols import Codec, Conditioner, Weighted
 from ovikit.runtime.compile import compile_layers
 from ovikit.runtime.plan import SLOTS, Chosen
-from ovikit.runtime.quantize import covers, quantiser
+from ovikit.runtime.quantize import covers, quantiser, round_in_parts
 from ovikit.runtime.streaming import LayerStream, like, weights_of
 
 _CPU = torch.device("cpu")
@@ -44,11 +44,11 @@ class Placement:
     """Where the parts of one run lie, by a chosen plan."""
 
     def __init__(self, chosen: Chosen, device: torch.device | str) -> None:
-        self.chosen, self.device = chosen, torch.device(device)
+        self.chosen, self.device = chosen, _numbered(torch.device(device))
         self._quantise = quantiser(chosen.quantization, chosen.dtype, self.device)
         self._home = self.device if chosen.plan == "full" else _CPU
         self._stream: tuple[JointModel, LayerStream] | None = None
-        self._compiled: JointModel | None = None
+        self._prepared: JointModel | None = None
         self._phases: dict[str, Phase] = {}
 
     def place(self, name: str, tensor: Tensor, scale: Tensor | None = None) -> Tensor:
@@ -91,9 +91,7 @@ class Placement:
     def network(self, model: JointModel) -> Iterator[None]:
         """The network at work: encoding of the text's keys and values, and denoising."""
         with self._phase("network"):
-            if self.chosen.compile and self._compiled is not model:
-                compile_layers(model)
-                self._compiled = model
+            self._prepare(model)
             if self.chosen.plan != "stream-layers":
                 with self._on_device(model, keep=self.chosen.plan == "full"):
                     yield
@@ -107,6 +105,16 @@ class Placement:
                 finally:
                     model.visit = at_hand
                     stream.close()
+
+    def _prepare(self, model: JointModel) -> None:
+        """What is done to a model before its first use."""
+        if self._prepared is model:
+            return
+        self._prepared = model
+        if self.chosen.compile:
+            compile_layers(model)
+        elif self._quantise is not None and self._quantise.dynamic:
+            round_in_parts(model.layers)
 
     def _stream_of(self, model: JointModel) -> LayerStream:
         if self._stream is None or self._stream[0] is not model:
@@ -159,11 +167,17 @@ class Placement:
         return tuple(self._phases.values())
 
 
+def _numbered(device: torch.device) -> torch.device:
+    """The device as its tensors name it: ``cuda`` alone means the present one."""
+    return (
+        torch.device("cuda", torch.cuda.current_device()) if device.type == "cuda" and device.index is None else device
+    )
+
+
 def forget_resident_peak() -> None:
     """Lets the system count the peak of this process's memory anew, where it can (Linux)."""
-    control = Path("/proc/self/clear_refs")
-    if control.exists():
-        control.write_text("5")
+    with suppress(OSError):  # a container may forbid it: then the peak is that of the process so far
+        Path("/proc/self/clear_refs").write_text("5")
 
 
 def resident_peak() -> int:

@@ -11,12 +11,13 @@ from __future__ import annotations
 import logging
 import warnings
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, partial
 from typing import Any, Literal
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from ovikit.errors import UserError
 from ovikit.extras import require
@@ -27,6 +28,8 @@ LEAST_SIDE = 64
 """Of a matrix that is worth rounding, in rows and in columns."""
 _FACTOR = 16  # float8 products want sides that are multiples of this
 _CAPABILITY = (8, 9)
+ROWS = 8192
+"""Tokens whose activations are rounded at a time."""
 _LEAST_VALUE = 1e-12  # of the largest value of a row: a row of zeros has a scale, too
 
 
@@ -90,6 +93,24 @@ class Quantiser:
             values.contiguous(), scale, block_size=[1, values.shape[1]], mm_config=like.mm_config,
             act_quant_kwargs=like.act_quant_kwargs, kernel_preference=like.kernel_preference, dtype=self.dtype,
         )  # fmt: skip
+
+
+def round_in_parts(layers: nn.Module, rows: int = ROWS) -> None:
+    """Lets the quantised linear layers work on ``rows`` tokens at a time, for layers that are not compiled: torchao
+    rounds activations through three float32 copies. Each token has a scale of its own, so the result is the same."""
+    for module in layers.modules():
+        if isinstance(module, nn.Linear) and type(module.weight.data) is not Tensor:
+            module.forward = partial(_linear_in_parts, module, rows)
+
+
+def _linear_in_parts(module: nn.Linear, rows: int, x: Float[Tensor, "*any c"]) -> Float[Tensor, "*any r"]:
+    tokens = x.reshape(-1, x.shape[-1])
+    if tokens.shape[0] <= rows:
+        return F.linear(x, module.weight, module.bias)
+    out = tokens.new_empty(tokens.shape[0], module.out_features)
+    for start in range(0, tokens.shape[0], rows):
+        out[start : start + rows] = F.linear(tokens[start : start + rows], module.weight, module.bias)
+    return out.reshape(*x.shape[:-1], module.out_features)
 
 
 def quantiser(chosen: Format, dtype: torch.dtype, device: torch.device | str) -> Quantiser | None:

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import pytest
 import torch
+from torch import nn
 from torch.nn import functional as F
 
 from ovikit.errors import UserError
-from ovikit.runtime.quantize import Quantiser, covers, quantiser, rounds_activations, stored_bytes
+from ovikit.runtime.quantize import Quantiser, covers, quantiser, round_in_parts, rounds_activations, stored_bytes
 from ovikit.runtime.streaming import plain_parts
 
 pytest.importorskip("torchao")
@@ -82,6 +83,17 @@ def test_activations_are_rounded_for_bfloat16_models_in_float8_alone() -> None:
     assert rounds_activations("fp8", torch.bfloat16)
     assert not rounds_activations("fp8", torch.float32)
     assert not rounds_activations("int8", torch.bfloat16)
+
+
+def test_tokens_in_parts_give_the_same_product() -> None:
+    linear = nn.Linear(192, 128).requires_grad_(False)
+    linear.weight = nn.Parameter(made("fp8")(linear.weight), requires_grad=False)
+    x = torch.randn(2, 33, 192)
+    whole, names = linear(x), list(linear.state_dict())
+    round_in_parts(nn.Sequential(linear), rows=10)
+    assert linear(x).shape == whole.shape
+    assert torch.allclose(linear(x), whole, atol=1e-5)
+    assert list(linear.state_dict()) == names
 
 
 def test_a_float64_model_is_not_quantised() -> None:
