@@ -18,6 +18,55 @@ if TYPE_CHECKING:
     from ovikit.recipe.models import Recipe
 
 
+PromptFile = Annotated[
+    Path | None,
+    typer.Option(
+        metavar="FILE",
+        help=".txt (one a line); .csv, .tsv or .jsonl (text_prompt or prompt, image_path, id).",
+        show_default=False,
+    ),
+]
+FirstFrame = Annotated[
+    Path | None,
+    typer.Option(
+        metavar="FILE",
+        help="First frame of each --prompt (PNG, JPEG, WebP ...). It decides the clip's shape unless --size does.",
+        show_default=False,
+    ),
+]
+ClipSize = Annotated[
+    str | None,
+    typer.Option(
+        metavar="HEIGHTxWIDTH",
+        help="Size of the clips, height first, as in 704x1280: brought to the recipe's area, in whole tokens.",
+        show_default=False,
+    ),
+]
+PromptSuite = Annotated[
+    Path | None, typer.Option(metavar="SUITE", help="Use the prompts of an evaluation suite.", show_default=False)
+]
+Weights = Annotated[
+    Path | None,
+    typer.Option(
+        metavar="DIR|FILE",
+        help="Folder with the released weights, or a file of the network's; default: the run's.",
+        show_default=False,
+    ),
+]
+OutFolder = Annotated[
+    Path | None,
+    typer.Option(metavar="DIR", help="Folder of the clips; default: prompted (of a suite: clips) in the run's."),
+]
+NoiseSeed = Annotated[
+    int | None,
+    typer.Option(min=0, max=2**62 - 1, show_default=False, help="Seed of the noise; clip i has seed + i."),
+]
+BatchSize = Annotated[
+    int | None,
+    typer.Option(min=1, help="Clips made at the same time; default: up to 8 small ones, 1 large one."),
+]
+
+
 def app_command(cli: typer.Typer) -> None:
     """Adds ``generate``."""
     cli.command("generate")(generate)
@@ -28,55 +77,16 @@ def generate(
         Path, typer.Argument(metavar="RUN|RECIPE", help="Folder of a training run, or a recipe.", show_default=False)
     ],
     prompt: Annotated[list[str] | None, typer.Option(help="A prompt; may be given several times.")] = None,
-    prompts: Annotated[
-        Path | None,
-        typer.Option(
-            metavar="FILE",
-            help=".txt (one a line); .csv, .tsv or .jsonl (text_prompt or prompt, image_path, id).",
-            show_default=False,
-        ),
-    ] = None,
-    image: Annotated[
-        Path | None,
-        typer.Option(
-            metavar="FILE",
-            help="First frame of each --prompt (PNG, JPEG, WebP ...). It decides the clip's shape unless --size does.",
-            show_default=False,
-        ),
-    ] = None,
-    size: Annotated[
-        str | None,
-        typer.Option(
-            metavar="HEIGHTxWIDTH",
-            help="Size of the clips, height first, as in 704x1280: brought to the recipe's area, in whole tokens.",
-            show_default=False,
-        ),
-    ] = None,
-    suite: Annotated[
-        Path | None, typer.Option(metavar="SUITE", help="Use the prompts of an evaluation suite.", show_default=False)
-    ] = None,
-    weights: Annotated[
-        Path | None,
-        typer.Option(
-            metavar="DIR|FILE",
-            help="Folder with the released weights, or a file of the network's; default: the run's.",
-            show_default=False,
-        ),
-    ] = None,
-    out: Annotated[
-        Path | None,
-        typer.Option(metavar="DIR", help="Folder of the clips; default: prompted (of a suite: clips) in the run's."),
-    ] = None,
-    seed: Annotated[
-        int | None,
-        typer.Option(min=0, max=2**62 - 1, show_default=False, help="Seed of the noise; clip i has seed + i."),
-    ] = None,
+    prompts: PromptFile = None,
+    image: FirstFrame = None,
+    size: ClipSize = None,
+    suite: PromptSuite = None,
+    weights: Weights = None,
+    out: OutFolder = None,
+    seed: NoiseSeed = None,
     count: Annotated[int, typer.Option(min=1, help="Clips for each prompt.")] = 1,
     first: Annotated[int | None, typer.Option(min=1, help="Only the first N prompts.")] = None,
-    batch_size: Annotated[
-        int | None,
-        typer.Option(min=1, help="Clips made at the same time; default: up to 8 small ones, 1 large one."),
-    ] = None,
+    batch_size: BatchSize = None,
     device: Annotated[str, typer.Option(help="cpu, cuda, or auto.")] = "auto",
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace clips that were made otherwise.")] = False,
     override: Overrides = None,

@@ -57,7 +57,7 @@ def read_image(path: Path | str) -> Picture:
         upright = ImageOps.exif_transpose(image)
         if upright.mode in ("RGBA", "LA", "PA", "La", "RGBa") or "transparency" in upright.info:
             upright = upright.convert("RGBA")
-            if upright.getextrema()[3][0] < 255:
+            if np.asarray(upright)[..., 3].min() < 255:
                 notes.append(f"{path.name} is transparent in places: black is put behind it")
             upright = Image.alpha_composite(Image.new("RGBA", upright.size, (0, 0, 0, 255)), upright)
         elif upright.mode in _DEEP:

@@ -6,6 +6,7 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -130,7 +131,7 @@ class _Order:
     def texts(self, items: Sequence[PromptItem], shown: Watcher) -> list[str]:
         return prepared_texts(items, self.parts.conditioner, shown.note)
 
-    def origin(self) -> dict[str, object]:
+    def origin(self) -> dict[str, Any]:
         """What all clips of the run have in common, as the fields of an ``Origin``."""
         recipe, source = self.recipe, self.source
         return {
