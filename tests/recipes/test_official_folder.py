@@ -3,20 +3,19 @@ and whatever is wrong is one clear message that leaves nothing half-written."""
 
 from __future__ import annotations
 
-import json
 import shutil
 import signal
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import official_kit as kit
 import pytest
 import torch
+from official_clips import OTHER, SAME, Ended, clips, off, only, pixels, told
 from PIL import Image
 
 from ovikit.cli import main
@@ -60,15 +59,6 @@ def recipe(recipes) -> Path:
     return recipes / "720x720_5s.yaml"
 
 
-@dataclass
-class Ended:
-    """How a command ended, and what it said."""
-
-    status: int
-    out: str
-    err: str
-
-
 @pytest.fixture
 def ovikit(capsys) -> Callable[..., Ended]:
     def run(*arguments: object) -> Ended:
@@ -100,36 +90,6 @@ def reference(weights, recipe, tmp_path_factory) -> Path:
               "--device", "cpu"])  # fmt: skip
     assert not ended.value.code
     return out
-
-
-def clips(folder: Path) -> dict[str, str]:
-    """Digests of the clips of a folder by name."""
-    return {path.name: sha256_of(path) for path in sorted(folder.glob("*.mp4"))}
-
-
-def only(folder: Path) -> Path:
-    (found,) = folder.glob("*.mp4")
-    return found
-
-
-def told(clip: Path) -> dict:
-    return json.loads(clip.with_suffix(".json").read_text(encoding="utf-8"))
-
-
-def pixels(clip: Path) -> torch.Tensor:
-    size = told(clip)["size_px"]
-    video = read_clip(clip, size_px=(size[0], size[1])).video
-    assert video is not None
-    return video
-
-
-def off(one: torch.Tensor, other: torch.Tensor) -> float:
-    """Mean difference of pixels, of 255."""
-    return float((one.float() - other.float()).abs().mean())
-
-
-SAME, OTHER = 8, 25
-"""Of 255: what H.264 makes of the noise that a random autoencoder decodes, and what another picture is off by."""
 
 
 @pytest.fixture(scope="module")
