@@ -22,7 +22,7 @@ from ovikit_ovi.text.cleaning import clean
 from ovikit_ovi.text.command import add_commands
 from ovikit_ovi.text.component import TOKENIZER
 from ovikit_ovi.text.notes import Note
-from ovikit_ovi.text.prompts import check, format_of, in_format, lint, rewrite
+from ovikit_ovi.text.prompts import Checked, check, format_of, in_format
 from ovikit_ovi.text.scan import Edit, Edited
 from ovikit_ovi.text.tokenizer import load_tokenizer
 
@@ -35,8 +35,9 @@ def codes(notes: list[Note] | tuple[Note, ...]) -> list[str]:
 
 
 def only(prompt: str, code: str, captions: str = "tags") -> Note:
-    found = [note for note in lint(prompt, captions) if note.code == code]  # type: ignore[arg-type]
-    assert len(found) == 1, codes(lint(prompt, captions))  # type: ignore[arg-type]
+    notes = check(prompt, captions).notes  # type: ignore[arg-type]
+    found = [note for note in notes if note.code == code]
+    assert len(found) == 1, codes(notes)
     return found[0]
 
 
@@ -114,11 +115,16 @@ def test_each_trouble_is_found_where_it_is_and_told_how_to_mend(
 )
 def test_rewriting(prompt: str, tags: str, suffix: str) -> None:
     for captions, wanted in (("tags", tags), ("suffix", suffix)):
-        text, notes = rewrite(prompt, captions)  # type: ignore[arg-type]
-        assert text == wanted
-        assert bool(notes) == (text != prompt)
-        assert all(note.severity == "rewritten" for note in notes)
-        assert rewrite(text, captions) == (text, [])  # type: ignore[arg-type]
+        checked = check(prompt, captions)  # type: ignore[arg-type]
+        assert checked.text == wanted
+        assert rewritten(checked) == (wanted != prompt)
+        again = check(wanted, captions)  # type: ignore[arg-type]
+        assert (again.text, rewritten(again)) == (wanted, False)
+
+
+def rewritten(checked: Checked) -> bool:
+    """Whether the user is told that the prompt was changed."""
+    return any(note.severity == "rewritten" for note in checked.notes)
 
 
 def released(prompt: str, captions: str) -> str:
@@ -153,13 +159,13 @@ def test_prompts_in_order_are_encoded_as_by_the_released_code() -> None:
     ],
 )
 def test_what_is_no_trouble_is_not_reported(prompt: str) -> None:
-    assert [note for note in lint(prompt, "tags") if note.code != "no-caption"] == []
+    assert [note for note in check(prompt, "tags").notes if note.code != "no-caption"] == []
 
 
 def test_spans_are_those_of_the_prompt_as_it_was_written() -> None:
     """Tags spelt right take another room than the ones that were written."""
     prompt = '< S >one< E > and < S >two. He goes <AUDCAP>rain</AUDCAP> then says, "Come here."'
-    found = {note.code: prompt[slice(*note.span)] for note in lint(prompt, "suffix")}
+    found = {note.code: prompt[slice(*note.span)] for note in check(prompt, "suffix").notes}
     assert found["unpaired"] == "< S >"
     assert found["caption-format"] == "<AUDCAP>rain</AUDCAP>"
     note = only('< S >one< E > and says, "Come here."', "quoted-speech")
@@ -217,13 +223,14 @@ def test_length_is_counted_or_estimated(tmp_path: Path) -> None:
     tokenizer = load_tokenizer(tmp_path)
     words = "a red ball on the street " * 100
     prompt = f"{words}<S>hi<E>"
-    counted = next(note for note in lint(prompt, "suffix", tokenizer.count) if note.code == "too-long")
+    counted = next(note for note in check(prompt, "suffix", tokenizer.count).notes if note.code == "too-long")
     assert f"{tokenizer.count(prompt)} tokens" in counted.what
     kept, lost = prompt[: counted.span[0]], prompt[slice(*counted.span)]
-    assert tokenizer.count(kept) <= 512 < tokenizer.count(f"{kept}{lost.split()[0]}") + 1
-    guessed = next(note for note in lint(prompt, "suffix") if note.code == "too-long")
+    assert tokenizer.count(kept) <= 512 < tokenizer.count(f"{kept}{lost.split()[0]}")
+    guessed = next(note for note in check(prompt, "suffix").notes if note.code == "too-long")
     assert "estimated" in guessed.what
-    assert "too-long" not in codes(lint(SOUND_TAGS, "tags")) + codes(lint(SOUND_TAGS, "tags", tokenizer.count))
+    for count in (None, tokenizer.count):
+        assert "too-long" not in codes(check(SOUND_TAGS, "tags", count).notes)
 
 
 def test_a_note_in_one_line_is_the_same_for_the_same_trouble() -> None:

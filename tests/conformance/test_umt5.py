@@ -214,6 +214,8 @@ def test_prepare_rewrites_the_other_format_and_needs_no_file() -> None:
     assert prepared.notes[0].startswith("rewritten: this model was trained with audio captions as 'Audio: ...'")
     assert conditioner_of(None).prepare("He says <S>hi<E>") == ("He says <S>hi<E>", ())
     assert conditioner_of(None).prepare("He says <S>hi").notes[0].startswith("error: <S> is never closed")
+    (note,) = conditioner_of(None, length=8).prepare(f"He says <S>{'hi ' * 20}<E>").notes
+    assert "the model reads 8 and drops the end" in note
 
 
 # kept on disk

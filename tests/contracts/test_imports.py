@@ -61,13 +61,36 @@ def test_a_plugins_module_imports_no_torch(package: str) -> None:
     assert heavy_after(f"import {package}.plugin") == set()
 
 
-@pytest.mark.parametrize(
-    "command", [["plugins"], ["plugins", "show", "fusion/none"], ["recipe", "schema"], ["--help"], ["train", "--help"]]
-)
-def test_a_command_that_builds_nothing_loads_no_torch(command: list[str]) -> None:
+def _loads(command: list[str]) -> set[str]:
+    """The heavy packages that a command, which succeeds, loads."""
     ended = "except SystemExit as end:\n    assert end.code in (0, None)"
-    code = f"from ovikit.cli import main\ntry:\n    main({command!r})\n{ended}"
-    assert heavy_after(code) == set()
+    return heavy_after(f"from ovikit.cli import main\ntry:\n    main({command!r})\n{ended}")
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        ["plugins"], ["plugins", "show", "fusion/none"], ["recipe", "schema"], ["--help"], ["train", "--help"],
+        ["generate", "--help"], ["plan", "--help"],
+    ],
+)  # fmt: skip
+def test_a_command_that_builds_nothing_loads_no_torch(command: list[str]) -> None:
+    assert _loads(command) == set()
+
+
+@pytest.mark.skipif("OVIKIT_TEST_WITHOUT_PLUGINS" in os.environ, reason="the plugins are hidden")
+@pytest.mark.parametrize(
+    "command",
+    [
+        ["prompt", "check", "He says <S>hi<E>"],
+        ["prompt", "check", "He says <S>hi<E>", "--recipe", "recipes/reference/ovi-960x960-10s.yaml"],
+        ["recipe", "check", "recipes/reference/ovi-960x960-10s.yaml"],
+        ["weights", "check", "--help"],
+        ["parity", "--help"],
+    ],
+)
+def test_a_plugins_command_that_builds_nothing_loads_no_torch(command: list[str]) -> None:
+    assert _loads(command) == set()
 
 
 def test_checking_a_recipe_loads_no_torch(tmp_path: Path) -> None:

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
     from ovikit_ovi.text.component import Umt5Config
     from ovikit_ovi.text.notes import Note
-    from ovikit_ovi.text.prompts import Checked
+    from ovikit_ovi.text.prompts import Captions, Checked
 
 _COLOURS = {"error": "bold red", "warning": "yellow", "rewritten": "cyan", "info": "dim"}
 _LABEL = 10
@@ -81,19 +81,13 @@ def check_prompts(
     """
     from rich.console import Console
 
-    from ovikit_ovi.text.prompts import check, format_of
-
     if write is not None and write.suffix.lower() != ".csv":
         raise UserError(f"prompts are written to .csv files, not to '{write.suffix}'", "--write")
     if captions is not None and recipe is not None:
         raise UserError("--captions and --recipe were both given", hint="a recipe says which format its model knows")
     config = _config(recipe)
     wanted = config.captions if recipe is not None else captions
-    count = _counter(weights, config)
-    given = _given(texts, prompts)
-    rows = [
-        _Row(label, prompt, check(prompt, wanted or format_of(prompt), count, config.length)) for label, prompt in given
-    ]
+    rows = _checked(_given(texts, prompts), wanted, _counter(weights, config), config.length)
     console = Console()
     wide = console if console.is_terminal else Console(width=_WIDE)
     for row in rows:
@@ -142,6 +136,15 @@ def _given(texts: Sequence[str] | None, prompts: Path | None) -> list[tuple[str,
     from ovikit.generate.prompts import read_prompts
 
     return [(f"row {place}", item.prompt) for place, item in enumerate(read_prompts(prompts), start=1)]
+
+
+def _checked(
+    given: Sequence[tuple[str, str]], wanted: Captions | None, count: Callable[[str], int] | None, length: int
+) -> list[_Row]:
+    """The prompts with the remarks on them. ``wanted``: the format of captions; None: each prompt's own."""
+    from ovikit_ovi.text.prompts import check, format_of
+
+    return [_Row(label, one, check(one, wanted or format_of(one), count, length)) for label, one in given]
 
 
 def _show(console: Console, row: _Row, alone: bool) -> None:

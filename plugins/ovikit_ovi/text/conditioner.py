@@ -54,7 +54,7 @@ class Umt5Conditioner:
     def prepare(self, prompt: str) -> Prepared:
         """The prompt with its audio caption in the model's format and its tags spelt right, and what else is wrong
         with it."""
-        found = check(prompt, self.captions)
+        found = check(prompt, self.captions, length=self.length)
         return Prepared(found.text, tuple(note.line() for note in found.notes if note.severity != "info"))
 
     def load(self, device: torch.device | str) -> None:

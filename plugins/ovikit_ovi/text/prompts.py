@@ -46,19 +46,6 @@ class Checked:
         return any(note.severity == "error" for note in self.notes)
 
 
-def lint(
-    prompt: str, captions: Captions, count: Callable[[str], int] | None = None, length: int = LENGTH
-) -> list[Note]:
-    """What there is to say of a prompt, in the order of its text; see ``check``."""
-    return list(check(prompt, captions, count, length).notes)
-
-
-def rewrite(prompt: str, captions: Captions) -> tuple[str, list[Note]]:
-    """The prompt with its tags spelt right and its captions in that format, and what was changed."""
-    checked = check(prompt, captions)
-    return checked.text, [note for note in checked.notes if note.severity == "rewritten"]
-
-
 def format_of(prompt: str) -> Captions:
     """The caption format that a prompt is written in; ``suffix`` where it has none."""
     return "tags" if any(tag.name in (CAPTION, END_CAPTION) for tag in find_tags(prompt)) else "suffix"
