@@ -1,11 +1,12 @@
-"""What the reference plugin registers: Ovi's towers, fusion, positions and checkpoint format."""
+"""What the reference plugin registers: Ovi's towers, fusion, positions, codecs, conditioner, checkpoint format and
+commands."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from pydantic import Field, model_validator
+from pydantic import Field, PositiveInt, model_validator
 
 from ovikit.kernel.component import Component, Config, NoOptions
 from ovikit.kernel.hookspecs import hookimpl
@@ -40,7 +41,7 @@ class WanTowerConfig(Config):
     """Context tokens: shorter prompts are padded with zeros to this many, longer ones cut."""
     frequency_width: int = Field(256, gt=0, multiple_of=2)
     """Channels of the sinusoidal time embedding."""
-    patch: tuple[int, int, int] = (1, 2, 2)
+    patch: tuple[PositiveInt, PositiveInt, PositiveInt] = (1, 2, 2)
     """Latent steps, rows and columns of one video token; an audio token is always one latent step."""
     eps: float = Field(1e-6, gt=0)
     """Added to the variance in every norm."""

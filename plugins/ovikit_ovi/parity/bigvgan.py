@@ -40,7 +40,8 @@ def build(golden: Golden, dtype: torch.dtype) -> nn.Module:
             )
     except KeyError as error:
         raise UserError(f"the configuration lacks {error}", where) from error
-    return fill_vocoder(with_weight_norm(empty).to(dtype), golden.weights(), where)
+    # diffusers' own ``to`` warns of a change of dtype
+    return fill_vocoder(nn.Module.to(with_weight_norm(empty), dtype), golden.weights(), where)
 
 
 @torch.no_grad()

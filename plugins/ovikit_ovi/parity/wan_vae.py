@@ -53,9 +53,8 @@ def replay(golden: Golden, dtype: torch.dtype) -> Iterator[tuple[str, str, Tenso
     """(case, tensor, ours, recorded) of every case of the file."""
     sizes = _architecture(golden)
     weights = VideoWeights(Assets(None), "", sizes, dtype)
-    official = {n.removeprefix("weights."): v for n, v in golden.tensors.items() if n.startswith("weights.")}
-    weights.put(official, str(golden.path))
-    for case in sorted({name.split(".")[1] for name in golden.tensors if name.startswith("cases.")}):
+    weights.put(golden.weights(), str(golden.path))
+    for case in golden.recorded_cases():
         latent, pixels = golden.need(case, "latent"), golden.need(case, "pixels")
         frames, height, width = pixels.shape[2:]
         codec = WanVae(ClipSpec(frames / RATE_HZ, height, width, RATE_HZ, 16000), weights, Limits())
