@@ -23,7 +23,7 @@ def rotate(x: Float[Tensor, "b n h d"], by: Rotation) -> Float[Tensor, "b n h d"
     """``x`` with each adjacent channel pair turned by the token's angle, in the dtype of ``x``."""
     # bfloat16 products of cosines lose the angle, so the turn itself is made in the rotation's own precision.
     pairs = x.to(by.cos.dtype).unflatten(-1, (-1, 2))
-    if x.dtype.itemsize < 4 and not torch.compiler.is_compiling():
+    if not torch.compiler.is_compiling():
         # One product of complex numbers passes over memory half as often as the four real ones below, which the
         # compiler fuses into one pass; it does not fuse complex numbers.
         turned = torch.view_as_complex(pairs) * torch.complex(by.cos, by.sin)[:, None]
