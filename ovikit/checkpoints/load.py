@@ -81,24 +81,25 @@ def _sort_metadata(path: Path) -> None:
 
 def check_names_and_shapes(model: nn.Module, tensors: Mapping[str, Tensor | TensorInfo], where: str) -> None:
     """Raises a UserError that lists every missing, unexpected and misshapen tensor."""
-    wanted = model.state_dict()
-    missing = [name for name in wanted if name not in tensors]
-    unexpected = [name for name in tensors if name not in wanted]
-    misshapen = [
-        f"{name} is {tuple(tensors[name].shape)}, the model has {tuple(wanted[name].shape)}"
-        for name in wanted
-        if name in tensors and tuple(tensors[name].shape) != tuple(wanted[name].shape)
-    ]
-    problems = []
-    for label, names in (("missing", missing), ("not in the model", unexpected), ("of another shape", misshapen)):
-        if names:
-            problems.append(f"{len(names)} tensors {label}: {listed(names, _SHOWN)}")
-    if problems:
+    if problems := differences(model.state_dict(), tensors):
         raise UserError(
-            "these weights are not of this model; " + "; ".join(problems),
+            f"these weights are not of this model; {problems}",
             where,
             "check that the recipe is the one the weights were made with",
         )
+
+
+def differences(wanted: Mapping[str, Tensor], found: Mapping[str, Tensor | TensorInfo]) -> str:
+    """Which names and shapes of a model's tensors are not those of others; empty where all are."""
+    missing = [name for name in wanted if name not in found]
+    unexpected = [name for name in found if name not in wanted]
+    misshapen = [
+        f"{name} is {tuple(found[name].shape)}, the model has {tuple(one.shape)}"
+        for name, one in wanted.items()
+        if name in found and tuple(found[name].shape) != tuple(one.shape)
+    ]
+    kinds = (("missing", missing), ("not in the model", unexpected), ("of another shape", misshapen))
+    return "; ".join(f"{len(names)} tensors {what}: {listed(names, _SHOWN)}" for what, names in kinds if names)
 
 
 def load_into(model: nn.Module, tensors: Mapping[str, Tensor], where: str) -> None:

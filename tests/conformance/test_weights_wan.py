@@ -173,7 +173,7 @@ def test_a_tensor_too_few_or_too_many(tensors: dict[str, Tensor], tmp_path: Path
     save_file(less, tmp_path / "less.safetensors")
     _refused(tmp_path, tmp_path / "less.safetensors", "1 tensors missing: towers.video.head.modulation")
     save_file(tensors | {"img_emb.proj.weight": torch.zeros(2)}, tmp_path / "more.safetensors")
-    _refused(tmp_path, tmp_path / "more.safetensors", "1 tensors not in the tower: towers.video.img_emb.proj.weight")
+    _refused(tmp_path, tmp_path / "more.safetensors", "1 tensors not in the model: towers.video.img_emb.proj.weight")
 
 
 def test_another_size(wan: Path, tmp_path: Path) -> None:

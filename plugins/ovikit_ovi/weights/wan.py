@@ -16,7 +16,7 @@ from torch import Generator, Tensor, nn
 from ovikit.checkpoints.assets import Assets
 from ovikit.checkpoints.format import CheckpointFormat
 from ovikit.checkpoints.keymap import KeyMap, Rule
-from ovikit.checkpoints.load import in_our_names, write_tensors
+from ovikit.checkpoints.load import differences, in_our_names, write_tensors
 from ovikit.checkpoints.state import read_state
 from ovikit.errors import UserError, listed
 from ovikit.networks.init import initialise
@@ -63,9 +63,10 @@ def init_from_wan(recipe: Recipe, wan: Path, output: Path, audio: Path | None = 
         given |= more
     dtypes = {name: one.dtype for name, one in model.state_dict().items()}
     seed = recipe.model.seed
-    drawn = _drawn(model, given, Generator().manual_seed(seed))
+    drawn = _drawn(model, given, dtypes, Generator().manual_seed(seed))
     told[f"seed {seed}"] = len(drawn)
-    tensors = {name: (given | drawn)[name].to(dtype) for name, dtype in dtypes.items()}
+    given |= drawn
+    tensors = {name: given.pop(name).to(dtype) for name, dtype in dtypes.items()}
     write_tensors(output, tensors, _metadata(recipe, path, audio, told))
     return told
 
@@ -107,30 +108,23 @@ def _audio(path: Path, model: nn.Module) -> dict[str, Tensor]:
 def _refuse_other_tower(found: Mapping[str, Tensor], model: nn.Module, modality: Modality, where: str) -> None:
     """UserError where tensors are not exactly those of the model's tower."""
     wanted = {name: one for name, one in model.state_dict().items() if _is_of(name, modality)}
-    missing = [name for name in wanted if name not in found]
-    unexpected = [name for name in found if name not in wanted]
-    misshapen = [
-        f"{name} is {tuple(found[name].shape)}, the recipe's {tuple(one.shape)}"
-        for name, one in wanted.items()
-        if name in found and found[name].shape != one.shape
-    ]
-    kinds = (("missing", missing), ("not in the tower", unexpected), ("of another shape", misshapen))
-    problems = [f"{len(names)} tensors {what}: {listed(names, 3)}" for what, names in kinds if names]
-    if problems:
+    if problems := differences(wanted, found):
         raise UserError(
-            f"this is not the recipe's {modality} tower; " + "; ".join(problems),
-            where,
-            "check the tower's sizes in the recipe",
+            f"this is not the recipe's {modality} tower; {problems}", where, "check the tower's sizes in the recipe"
         )
 
 
-def _drawn(model: nn.Module, given: Mapping[str, Tensor], generator: Generator) -> dict[str, Tensor]:
-    """Every weight that is not given, drawn module by module; the given ones take no memory meanwhile."""
+def _drawn(
+    model: nn.Module, given: Mapping[str, Tensor], dtypes: Mapping[str, torch.dtype], generator: Generator
+) -> dict[str, Tensor]:
+    """Every weight that is not given, drawn module by module in float32, so that numbers do not depend on the format.
+    No more than one module is in float32 at a time, and the given weights take no memory meanwhile."""
     found: dict[str, Tensor] = {}
-    for name, module in _without(model, given, ""):
+    for name, module in list(_without(model, given, "")):
         module.float().to_empty(device="cpu")
         initialise(module, generator)
-        found |= {f"{name}.{key}": one for key, one in module.state_dict().items()}
+        found |= {f"{name}.{key}": one.to(dtypes[f"{name}.{key}"]) for key, one in module.state_dict().items()}
+        module.to("meta")
     return found
 
 
