@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from ovikit.checkpoints.load import write_tensors
+from ovikit.checkpoints.state import read_state
 from ovikit.numerics.guidance import NEGATIVE, PROMPT
 from ovikit.numerics.sample import draw_noise, sample
 from ovikit.recipe.build import build_codecs, build_conditioner, build_model, build_sampling, fill_model
@@ -19,6 +20,7 @@ from ovikit.runtime.placement import Phase, Placement
 from ovikit.runtime.plan import PLANS, choose_for
 from ovikit.runtime.quantize import covers
 from ovikit.types import AV
+from ovikit_ovi.formats import ovi_format
 
 TINY = Path(__file__).parents[2] / "recipes" / "tiny" / "ovi.yaml"
 SHAPE = (
@@ -118,3 +120,28 @@ def test_velocities_in_8_bits_are_off_by_no_more_than_stated(weights: Path, quan
     pytest.importorskip("torchao")
     error = apart(_velocity(weights, quantization), _velocity(weights, "none"))
     assert 0 < error < BOUNDS[quantization]
+
+
+@pytest.mark.parametrize("scaled", [False, True])
+def test_a_float8_file_in_official_names_is_read_as_it_is(weights: Path, tmp_path: Path, scaled: bool) -> None:
+    """Every tensor in float8, as a plain cast leaves them; or only the large matrices, each with its scale."""
+    pytest.importorskip("torchao")
+    ours, _ = read_state(weights)
+    stored: dict[str, Tensor] = {}
+    meant: dict[str, Tensor] = {}
+    for name, official in ((name, ovi_format().keymap.official(name)) for name in ours):
+        large = covers(name, ours[name].shape)
+        scale = ours[name].abs().max() / 448 if scaled and large else torch.ones(())
+        values = (ours[name] / scale).to(torch.float8_e4m3fn) if large or not scaled else ours[name]
+        stored[official], meant[name] = values, values.float() * scale
+        if scaled and large:
+            stored[f"{official}_scale"] = scale
+    write_tensors(tmp_path / "fp8.safetensors", stored, {})
+    for quantization in ("none", "fp8"):
+        recipe, codecs, conditioner = parts(f"model.quantization={quantization}")
+        placement = Placement(choose_for(recipe, codecs, conditioner, "cpu"), "cpu")
+        model = build_model(recipe, codecs, conditioner, "meta")
+        fill_model(model, recipe, weights=tmp_path / "fp8.safetensors", place=placement.place)
+        for name, value in model.state_dict().items():
+            plain = value if type(value) is Tensor else value.dequantize()
+            assert torch.equal(plain, meant[name]), name
