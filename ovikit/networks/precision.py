@@ -34,11 +34,6 @@ class Precision:
         return self._short and self.policy == "official"
 
     @property
-    def kept(self) -> torch.dtype:
-        """The format of what lies between the matrix products."""
-        return torch.float32 if self.mixed else self.dtype
-
-    @property
     def _short(self) -> bool:
         return self.dtype.itemsize < 4
 
