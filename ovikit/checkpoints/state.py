@@ -140,8 +140,11 @@ def _kind(path: Path) -> str:
         raise UserError("this is a folder, and a weights file is wanted", str(path))
     if not path.is_file():
         raise UserError("no such weights file", str(path))
-    with path.open("rb") as handle:
-        head = handle.read(512)
+    try:
+        with path.open("rb") as handle:
+            head = handle.read(512)
+    except OSError as error:
+        raise UserError(f"this file cannot be read: {error.strerror or error}", str(path)) from error
     if not head:
         raise UserError("this file is empty", str(path), _AGAIN)
     if head.startswith(b"version https://git-lfs"):

@@ -145,6 +145,13 @@ def test_a_pickle_that_pytorch_did_not_write_is_refused(tmp_path: Path) -> None:
     assert not ran.exists()
 
 
+@pytest.mark.skipif(not Path("/proc/self/mem").exists(), reason="no file that cannot be read")
+@pytest.mark.parametrize("read", [read_header, read_state])
+def test_a_file_that_the_system_does_not_read_is_named(read) -> None:
+    with pytest.raises(UserError, match="/proc/self/mem: this file cannot be read: "):
+        read("/proc/self/mem")
+
+
 def test_a_pickle_under_the_name_of_a_safetensors_file(tmp_path: Path) -> None:
     torch.save(_tensors(), tmp_path / "x.safetensors")
     with pytest.raises(UserError, match=r"rename it to end in \.pth"):
