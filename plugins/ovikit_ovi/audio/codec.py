@@ -90,7 +90,7 @@ class MMAudioCodec:
 
     @torch.no_grad()
     def decode(self, latents: Float[Tensor, "b c t"], progress: Progress | None = None) -> Float32[Tensor, "b s"]:
-        """Waveforms in [-1, 1] of the latents of whole clips, of exactly their samples. UserError for NaN and infinity."""
+        """Waveforms in [-1, 1] of latents of whole clips, of exactly their samples. UserError for NaN and infinity."""
         if tuple(latents.shape[1:]) != self.shape():
             raise ValueError(f"latents of {tuple(latents.shape[1:])} were given for clips of {self.shape()}")
         _refuse_unfinite(latents, "the audio latents hold", "the numbers overflowed on the way: try another precision")
