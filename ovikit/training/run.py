@@ -65,6 +65,7 @@ def train(recipe: Recipe, run: Path | str, *, resume: bool = False, console: Con
     folder, shown = RunFolder(Path(run)), console or Console(quiet=True)
     training = build.training_of(recipe)
     _refuse_device(training)
+    _refuse_rounded_weights(recipe)
     folder.refuse_other_recipe(recipe)
     steps = training.trainer.max_steps
     if (done := folder.finished_step()) is not None:
@@ -99,6 +100,21 @@ def _refuse_device(training: Training) -> None:
             f"there is no {trainer.accelerator} device on this machine",
             "training.trainer.accelerator",
             "-o training.trainer.accelerator=cpu trains on the processor",
+        )
+
+
+def _refuse_rounded_weights(recipe: Recipe) -> None:
+    """UserError where the recipe keeps weights in a format that they are only sampled with."""
+    model = recipe.model
+    if model.quantization != "none":
+        raise UserError(
+            f"weights in {model.quantization} cannot be trained", "model.quantization", "-o model.quantization=none"
+        )
+    if model.precision.dtype != "float32":
+        raise UserError(
+            f"a network in {model.precision.dtype} cannot be trained: training.trainer.precision says what is computed in",
+            "model.precision.dtype",
+            "-o model.precision.dtype=float32",
         )
 
 

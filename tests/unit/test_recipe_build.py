@@ -129,7 +129,11 @@ def test_every_built_in_without_required_options_and_context_builds() -> None:
     for one in installed_catalog():
         options = one.component.config.model_fields.values()
         if one.plugin.name == "builtins" and not KINDS[one.kind].keywords and not any(o.is_required() for o in options):
-            assert one.component.build(one.component.config()) is not None
+            try:
+                assert one.component.build(one.component.config()) is not None
+            except UserError as error:
+                assert "pip install 'ovikit[" in str(error)  # what it needs is not installed here, and it says so
+                continue
             built += 1
     assert built >= 8
 

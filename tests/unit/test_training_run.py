@@ -283,6 +283,13 @@ def test_more_devices_than_one_are_refused(tmp_path: Path) -> None:
         runs.train(recipe_of(tmp_path, overrides=("training.trainer.devices=2",)), tmp_path / "run")
 
 
+@pytest.mark.parametrize("change", ["model.quantization=int8", "model.precision.dtype=bfloat16"])
+def test_weights_in_a_format_for_sampling_are_refused(tmp_path: Path, change: str) -> None:
+    with pytest.raises(UserError, match="cannot be trained"):
+        runs.train(recipe_of(tmp_path, overrides=(change,)), tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
 ONE_TOWER = """\
   fusion: {type: none}
 """
