@@ -171,10 +171,10 @@ def measure(row: Row, device: torch.device, peak: float, repeat: int) -> Result:
     attend = attend_of(row.attention)
     result = Result(row, attends=attend.describe(device, dtype) if isinstance(attend, Described) else "")
     model = on_meta(size, attend, Precision(dtype, row.policy))  # type: ignore[arg-type]
-    torch._dynamo.reset()
     with torch.no_grad(), ExitStack() as stack:
         settle(model, row, device, stack)
-        release(device)
+        if device.type == "cuda":
+            torch.cuda.empty_cache()
         step = guided_step(model, size, device, dtype, row.guidance == "batched")
         result.first_step_s = timed(step, device, 1)[0]
         timed(step, device, 1)
@@ -198,6 +198,8 @@ def measure(row: Row, device: torch.device, peak: float, repeat: int) -> Result:
 
 
 def release(device: torch.device) -> None:
+    """Frees what earlier rows left."""
+    torch._dynamo.reset()
     gc.collect()
     if device.type == "cuda":
         torch.cuda.empty_cache()
@@ -222,7 +224,7 @@ def profile_layer(row: Row, device: torch.device, rows: int = 25) -> str:
             seconds = statistics.median(timed(lambda layer=layer: layer(*given[0]), device, 10))
             with torch.profiler.profile(activities=watched) as profile:
                 layer(*given[0])
-            key = "self_cuda_time_total" if device.type == "cuda" else "self_cpu_time_total"
+            key = "self_device_time_total" if device.type == "cuda" else "self_cpu_time_total"
             table = profile.key_averages().table(sort_by=key, row_limit=rows, max_name_column_width=70)
             told.append(f"{row.size}, one pair layer, {name}: {seconds * 1e3:.2f} ms\n{table}")
     return "\n\n".join(told)
@@ -305,15 +307,16 @@ def main() -> None:
             results.append(Result(row, failed=f"{type(error).__name__}: {error}"[:300]))
         release(device)
         last = results[-1]
-        console.print(f"{time.perf_counter() - begun:6.0f} s  {row}: {last.failed or f'{last.seconds_per_step:.4f} s'}")
+        told = last.failed or f"{last.seconds_per_step:.4f} s a step, {last.peak_gib:.1f} GiB; {last.attends}"
+        console.print(f"{time.perf_counter() - begun:6.0f} s  {row}: {told}", markup=False)
         write(arguments.out, results, about)
+    show(results, about)
     if arguments.profile:
         text = profile_layer(rows[0], device)
         if arguments.out is not None:
             with atomic_path(arguments.out.with_suffix(".profile.txt")) as path:
                 path.write_text(text)
         console.print(text, markup=False, highlight=False)
-    show(results, about)
 
 
 if __name__ == "__main__":
