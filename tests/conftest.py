@@ -23,6 +23,7 @@ import pytest
 WITHOUT = "OVIKIT_TEST_WITHOUT_PLUGINS"
 CHECKED = (
     "ovikit.data.mel",
+    "ovikit.generate.image",
     "ovikit.networks.attention",
     "ovikit.networks.flash",
     "ovikit.networks.joint",

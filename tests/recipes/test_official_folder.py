@@ -17,16 +17,19 @@ import pytest
 import torch
 from official_clips import OTHER, SAME, Ended, clips, off, only, pixels, told
 from PIL import Image
+from safetensors.torch import load_file, save_file
 
 from ovikit.cli import main
 from ovikit.files import sha256_of
 from ovikit.generate.image import first_frame, read_image
 from ovikit.generate.media import read_clip
-from ovikit.layout import CACHE
+from ovikit.layout import CACHE, LOCK, WEIGHTS
 from ovikit.networks.loaded import loaded
 from ovikit.recipe.build import build_codecs, clip_spec, find_assets
 from ovikit.recipe.load import load_recipe
+from ovikit.recipe.lock import write_lock
 from ovikit.types import Clip
+from ovikit_ovi.formats import ovi_format
 
 PROMPT = "A man says <S>Hello there<E> in the rain. <AUDCAP>rain<ENDAUDCAP>"
 SUFFIX = "A man says <S>Hello there<E> in the rain. Audio: rain"
@@ -171,6 +174,20 @@ def test_weights_are_found_where_assets_are(ovikit, weights, recipe, reference, 
         out = tmp_path / name
         assert ovikit("generate", recipe, "--prompt", PROMPT, "--seed", 7, "--out", out, *options).status == 0
         assert clips(out) == clips(reference)
+
+
+def test_a_run_of_its_own_weights_takes_the_rest_from_the_folder(ovikit, weights, recipe, reference, tmp_path):
+    run = tmp_path / "run"
+    write_lock(load_recipe(recipe), run / LOCK, checkpoint_sha256="")
+    official = load_file(weights / "Ovi" / "model.safetensors")
+    save_file(ovi_format().keymap.to_ours(official), run / WEIGHTS)
+    (weights / "Ovi" / "model.safetensors").rename(tmp_path / "away")
+    try:
+        ended = ovikit("generate", run, "--weights", weights, "--prompt", PROMPT, "--seed", 7)
+    finally:
+        (tmp_path / "away").rename(weights / "Ovi" / "model.safetensors")
+    assert ended.status == 0, ended.err
+    assert clips(run / "prompted") == clips(reference)
 
 
 def test_the_text_encoder_is_not_needed_for_prompts_that_it_has_seen(generate, reference, tmp_path, monkeypatch):
