@@ -112,9 +112,9 @@ def _refuse_rounded_weights(recipe: Recipe) -> None:
         )
     if model.precision.dtype != "float32":
         raise UserError(
-            f"a network in {model.precision.dtype} cannot be trained: training.trainer.precision says what is computed in",
+            f"a network in {model.precision.dtype} cannot be trained",
             "model.precision.dtype",
-            "-o model.precision.dtype=float32",
+            "-o model.precision.dtype=float32; training.trainer.precision says what training computes in",
         )
 
 

@@ -130,10 +130,12 @@ def test_every_built_in_without_required_options_and_context_builds() -> None:
         options = one.component.config.model_fields.values()
         if one.plugin.name == "builtins" and not KINDS[one.kind].keywords and not any(o.is_required() for o in options):
             try:
-                assert one.component.build(one.component.config()) is not None
+                made = one.component.build(one.component.config())
             except UserError as error:
-                assert "pip install 'ovikit[" in str(error)  # what it needs is not installed here, and it says so
+                if "pip install 'ovikit[" not in str(error):  # what it needs is not installed here, and it says so
+                    raise
                 continue
+            assert made is not None
             built += 1
     assert built >= 8
 
