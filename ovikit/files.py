@@ -7,7 +7,7 @@ import json
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -16,6 +16,7 @@ from ovikit.errors import UserError
 
 _FULL_BYTES = 64 * 1024
 """A disk with less room than this is full."""
+_HASHED_BYTES = 16 * 1024 * 1024
 
 
 @contextmanager
@@ -73,7 +74,14 @@ def atomic_write_json(path: Path | str, data: Mapping[str, Any]) -> None:
     atomic_write_text(path, json.dumps(data, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
 
 
-def sha256_of(path: Path | str) -> str:
-    """Hex digest of a file's content."""
+def sha256_of(path: Path | str, progress: Callable[[int, int], None] | None = None) -> str:
+    """Hex digest of a file's content. ``progress(bytes done, bytes in all)`` is told on the way."""
     with open(path, "rb") as handle:
-        return hashlib.file_digest(handle, "sha256").hexdigest()
+        if progress is None:
+            return hashlib.file_digest(handle, "sha256").hexdigest()
+        digest, size, done = hashlib.sha256(), os.fstat(handle.fileno()).st_size, 0
+        while chunk := handle.read(_HASHED_BYTES):
+            digest.update(chunk)
+            done += len(chunk)
+            progress(done, size)
+        return digest.hexdigest()

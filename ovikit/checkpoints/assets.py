@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -12,6 +13,7 @@ from typing import Any
 from ovikit.errors import UserError
 from ovikit.files import atomic_write_json, sha256_of
 
+_log = logging.getLogger("ovikit")
 MANIFEST = "ovikit.json"
 MANIFEST_FORMAT = "ovikit-weights"
 MANIFEST_VERSION = 1
@@ -22,7 +24,9 @@ class Assets:
 
     root:  the folder; None: files are asked of ``find`` alone
     find:  a path for a name that is not in the folder; it raises a UserError where it knows none
-    cache: folder where the digests of large files are remembered; None: nowhere
+    cache: folder where the digests of large files are remembered; None: only in this process
+
+    ``hashing(path, bytes done, bytes in all)`` is told while a file's digest is computed, if it is set.
     """
 
     def __init__(
@@ -31,6 +35,8 @@ class Assets:
         if root is not None and not root.is_dir():
             raise UserError("there is no such weights folder", str(root))
         self.root, self._find, self._cache = root, find, cache
+        self.hashing: Callable[[Path, int, int], None] | None = None
+        self._digests: dict[str, str] | None = None
         self._manifest: Mapping[str, Any] = {} if root is None else read_manifest(root)
 
     def path(self, name: str) -> Path:
@@ -64,20 +70,30 @@ class Assets:
             told = "\n".join(f"{one.relative_to(path).as_posix()} {sha256_of(one)}" for one in files)
             return hashlib.sha256(told.encode()).hexdigest()
         state = path.stat()
-        known = self._remembered()
+        if self._digests is None:
+            self._digests = self._remembered()
+        known, told = self._digests, self.hashing
         key = f"{path.resolve()}:{state.st_size}:{state.st_mtime_ns}"
         if key not in known:
-            known[key] = sha256_of(path)
-            if self._cache is not None:
-                atomic_write_json(self._cache / "digests.json", known)
+            known[key] = sha256_of(path, told and (lambda done, total: told(path, done, total)))
+            self._remember(known)
         return known[key]
+
+    def _remember(self, known: Mapping[str, str]) -> None:
+        if self._cache is None:
+            return
+        try:
+            atomic_write_json(self._cache / "digests.json", known)
+        except UserError as error:
+            # A folder that cannot be written to costs the next run a while, and this one nothing.
+            _log.info("digests are not remembered: %s", error)
 
     def _remembered(self) -> dict[str, str]:
         if self._cache is None:
             return {}
         try:
             found = json.loads((self._cache / "digests.json").read_text(encoding="utf-8"))
-        except (FileNotFoundError, json.JSONDecodeError, UnicodeDecodeError):
+        except (OSError, json.JSONDecodeError, UnicodeDecodeError):
             return {}
         return found if isinstance(found, dict) else {}
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from math import ceil
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +30,9 @@ from ovikit.runtime.processes import Processes
 __all__ = ["Generated", "Source", "find_source", "generate"]
 
 MOST_CLIPS = 8
+_MB = 1e6
+_LARGE_BYTES = 1e9
+"""Smaller files are hashed in the blink of an eye."""
 TOKENS_AT_ONCE = 8192
 """Batches of small clips are filled up to this: beyond it, a clip keeps any device busy by itself."""
 
@@ -81,6 +85,7 @@ def generate(
         jobs = plan(items, order.shapes(items, size, shown), order.texts(items, shown), recipe.sampling.seed, count)
         with clock("checking"):
             shown.phase("checking the weights", 0, "")
+            source.assets.hashing = _Hashing(shown)
             origin = processes.by_main(order.origin)
         told = Origin(**origin)
         mine = processes.share(jobs)
@@ -97,6 +102,21 @@ def generate(
             folder, tuple(made), len(jobs) - len(made), time.perf_counter() - started, clock.rounded(),
             making.peak, str(processes.device),
         )  # fmt: skip
+
+
+class _Hashing:
+    """Shows how far the digest of each large file is."""
+
+    def __init__(self, shown: Watcher) -> None:
+        self._shown, self._path = shown, Path()
+
+    def __call__(self, path: Path, done: int, total: int) -> None:
+        if total < _LARGE_BYTES:
+            return
+        if path != self._path:
+            self._path = path
+            self._shown.phase(f"checking {path.name}", ceil(total / _MB), "MB")
+        self._shown.progress(ceil(total / _MB) if done == total else done // _MB)
 
 
 class _Order:
