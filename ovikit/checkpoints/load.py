@@ -118,6 +118,19 @@ def in_our_names(tensors: Mapping[str, Tensor], checkpoint: CheckpointFormat, wh
         raise UserError(f"the {checkpoint.name} format knows no tensor {error}", where) from error
 
 
+def check_file(
+    model: nn.Module, path: Path | str, checkpoint: CheckpointFormat | None = None
+) -> tuple[dict[str, TensorInfo], dict[str, str]]:
+    """What a file holds of the model's weights, by its names, and the names of their scales; no tensor is read.
+    UserError for a file that cannot be read or is not of this model."""
+    where, header = str(path), read_header(path)
+    scales = scale_names(header)
+    stored = {name: info for name, info in header.items() if name not in scales.values() and name != SCALED_MARK}
+    blanks = {name: torch.empty(info.shape, dtype=info.dtype, device="meta") for name, info in stored.items()}
+    check_names_and_shapes(model, blanks if checkpoint is None else in_our_names(blanks, checkpoint, where), where)
+    return stored, scales
+
+
 def load_file_into(
     model: nn.Module,
     path: Path | str,
@@ -133,11 +146,7 @@ def load_file_into(
     progress:   told (bytes read, bytes in all)
     UserError for a file that cannot be read or is not of this model, before any tensor is.
     """
-    where, header = str(path), read_header(path)
-    scales = scale_names(header)
-    stored = {name: info for name, info in header.items() if name not in scales.values() and name != SCALED_MARK}
-    blanks = {name: torch.empty(info.shape, dtype=info.dtype, device="meta") for name, info in stored.items()}
-    check_names_and_shapes(model, blanks if checkpoint is None else in_our_names(blanks, checkpoint, where), where)
+    stored, scales = check_file(model, path, checkpoint)
     dtypes = {name: value.dtype for name, value in model.state_dict().items()}
     tensors, metadata = read_state(path)
     done, total = 0, sum(info.bytes for info in stored.values())

@@ -26,7 +26,7 @@ from ovikit.kernel.manager import fire
 from ovikit.networks.attention import Described, whole_keys
 from ovikit.networks.joint import JointModel, PairLayer
 from ovikit.networks.protocols import Weighted
-from ovikit.recipe.build import Sampling, build_sampling, fill_model, precision_of
+from ovikit.recipe.build import Sampling, build_sampling, check_weights, fill_model, precision_of
 from ovikit.runtime.placement import Placement
 from ovikit.runtime.plan import Chosen, choose_for
 from ovikit.runtime.processes import Processes
@@ -78,7 +78,8 @@ class Making:
             ) from error
 
     def _run(self) -> list[str]:
-        tools = self._tools
+        tools, source = self._tools, self._tools.source
+        check_weights(tools.model(), source.recipe, weights=source.weights, assets=source.assets)
         chosen = self._chosen()
         placement = Placement(chosen, self._device)
         texts, first = self._texts(placement), self._first_frames(placement)

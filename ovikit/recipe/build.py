@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from ovikit.checkpoints.assets import Assets
 from ovikit.checkpoints.format import CheckpointFormat
-from ovikit.checkpoints.load import Place, load_file_into, on_host, place_all
+from ovikit.checkpoints.load import Place, check_file, load_file_into, on_host, place_all
 from ovikit.checkpoints.state import read_header, read_state
 from ovikit.errors import UserError
 from ovikit.kernel.catalog import Catalog
@@ -36,7 +36,7 @@ from ovikit.networks.protocols import (
     Progress,
 )
 from ovikit.numerics.protocols import Guidance, Objective, Schedule, Solver
-from ovikit.recipe.models import Recipe, Slot, Suite, Training
+from ovikit.recipe.models import CheckpointSlot, Recipe, Slot, Suite, Training
 from ovikit.types import AV, ClipSpec, Modality
 
 if TYPE_CHECKING:
@@ -169,9 +169,28 @@ def fill_model(
         initialise(model, torch.Generator().manual_seed(recipe.model.seed))
         place_all(model, place)
         return {}
-    path = (assets or find_assets()).path(recipe.model.checkpoint.path)
-    checkpoint: CheckpointFormat = build_slot(recipe.model.checkpoint)
-    return load_file_into(model, path, _unless_ours(checkpoint, model, path), place, progress)
+    path, checkpoint = _checkpoint(recipe.model.checkpoint, model, assets)
+    return load_file_into(model, path, checkpoint, place, progress)
+
+
+def check_weights(
+    model: JointModel, recipe: Recipe, *, weights: Path | None = None, assets: Assets | None = None
+) -> None:
+    """Reads the header of what ``fill_model`` would read. UserError for a file that is not of this model: better told
+    before eleven gigabytes of text encoder are loaded than after."""
+    if weights is None and recipe.model.checkpoint is None:
+        return
+    found = (weights, _format_of(weights)) if weights else _checkpoint(recipe.model.checkpoint, model, assets)
+    check_file(model, *found)
+
+
+def _checkpoint(
+    slot: CheckpointSlot | None, model: JointModel, assets: Assets | None
+) -> tuple[Path, CheckpointFormat | None]:
+    """The recipe's weights file, and how it names its tensors."""
+    assert slot is not None
+    path = (assets or find_assets()).path(slot.path)
+    return path, _unless_ours(build_slot(slot), model, path)
 
 
 def _unless_ours(checkpoint: CheckpointFormat, model: nn.Module, path: Path) -> CheckpointFormat | None:
@@ -186,10 +205,15 @@ def load_weights(
 
     They are named as in the model, or as in the checkpoint format that a plugin recognises in the file.
     """
+    return load_file_into(model, path, _format_of(path), place, progress)
+
+
+def _format_of(path: Path) -> CheckpointFormat | None:
+    """The format that a plugin recognises in a file; None: its names are ours."""
     tensors, metadata = read_state(path)
     name = installed_plugins().detect_checkpoint(tensors, metadata)
     component = None if name is None else installed_catalog().find("checkpoint_format", name).component
-    return load_file_into(model, path, component and component.build(component.config()), place, progress)
+    return component and component.build(component.config())
 
 
 def _on_meta(recipe: Recipe, codecs: AV[Codec], conditioner: Conditioner, spread: Spread) -> JointModel:
