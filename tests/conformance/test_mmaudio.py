@@ -12,6 +12,8 @@ from torch import Tensor
 
 from ovikit.data.mel import log_mel
 from ovikit.errors import UserError
+from ovikit.networks.peak import PeakBytes
+from ovikit.networks.protocols import Decoding
 from ovikit.types import ClipSpec
 from ovikit_ovi.audio.codec import MMAudioCodec
 from ovikit_ovi.audio.component import VAE_FILE, VOCODER_FILE
@@ -187,3 +189,13 @@ def test_numbers_that_are_none_are_refused(codec: MMAudioCodec, wrong: float) ->
 def test_latents_of_other_clips_are_refused(codec: MMAudioCodec) -> None:
     with pytest.raises(ValueError, match=r"\(20, 14\) were given for clips of \(20, 15\)"):
         codec.decode(latents(1, 14))
+
+
+def test_memory_is_known_without_weights(codec: MMAudioCodec) -> None:
+    """What is counted of the architecture is what a real decoding allocates."""
+    assert isinstance(codec, Decoding)
+    with PeakBytes() as counted:
+        codec.decode(latents(1, 15))
+    assert codec_of(None).decode_bytes() == pytest.approx(counted.peak, rel=0.02)
+    released = codec_of(None, TEN, hidden_channels=384, vocoder_channels=1536)
+    assert 0.1e9 < released.decode_bytes() < 0.2e9

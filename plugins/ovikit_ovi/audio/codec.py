@@ -119,6 +119,10 @@ class MMAudioCodec:
     def weight_bytes(self) -> int:
         return self.weights.weight_bytes()
 
+    def decode_bytes(self) -> int:
+        """What decoding a clip takes besides the weights; items of a batch are decoded one by one."""
+        return self.weights.decode_bytes(self.steps)
+
     def terms(self) -> str:
         return LICENCE
 

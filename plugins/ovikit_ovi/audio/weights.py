@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cache
 
 import torch
 from torch import Tensor, nn
@@ -13,6 +14,7 @@ from ovikit.checkpoints.load import in_our_names, load_into
 from ovikit.checkpoints.state import read_state
 from ovikit.errors import UserError
 from ovikit.extras import require
+from ovikit.networks.peak import PeakBytes
 from ovikit_ovi.audio.keymap import GENERATOR, SPELLING, VAE, VOCODER
 from ovikit_ovi.audio.weight_norm import with_filters_of_length_one, with_weight_norm, without_weight_norm
 
@@ -124,10 +126,31 @@ class AudioWeights:
 
     def weight_bytes(self) -> int:
         """Bytes of both networks in memory, from the architecture alone."""
-        models = (stored_autoencoder(self.sizes).to(self.dtype), without_weight_norm(stored_vocoder(self.sizes)))
-        return sum(one.numel() * one.element_size() for model in models for one in model.state_dict().values())
+        models = _empty_networks(self.sizes, self.dtype)
+        states = (models.autoencoder.state_dict(), models.vocoder.state_dict())
+        return sum(one.numel() * one.element_size() for state in states for one in state.values())
+
+    def decode_bytes(self, steps: int) -> int:
+        """What decoding ``steps`` latents takes besides the weights, from the architecture alone."""
+        return _decode_bytes(self.sizes, self.dtype, steps)
 
     def fingerprint(self) -> str:
         """Changes with the content of the two files and with the dtype. UserError where they are not to be found."""
         digests = (self._assets.digest(name)[:16] for name in (self._vae, self._vocoder))
         return "/".join((str(self.dtype).removeprefix("torch."), *digests))
+
+
+@cache
+def _empty_networks(sizes: Sizes, dtype: torch.dtype) -> Networks:
+    """Both networks as they compute, on the meta device."""
+    return Networks(nn.Module.to(stored_autoencoder(sizes), dtype), without_weight_norm(stored_vocoder(sizes)))
+
+
+@cache
+@torch.no_grad()
+def _decode_bytes(sizes: Sizes, dtype: torch.dtype, steps: int) -> int:
+    models = _empty_networks(sizes, dtype)
+    latents = torch.empty(1, sizes.channels, steps, dtype=dtype, device="meta")
+    with PeakBytes() as counted:
+        models.vocoder(models.autoencoder.decode(latents).float(), return_dict=False)
+    return counted.peak
