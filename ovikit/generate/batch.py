@@ -86,6 +86,7 @@ class ClipMaker:
         self.model = model.eval()
         self.codecs, self.texts, self.sampling, self.dtype = codecs, texts, sampling, dtype
         self.device, self.batched, self._drive = torch.device(device), batched, drive
+        self._size_px: tuple[int, int] | None = None
 
     @torch.no_grad()
     def latents(
@@ -99,6 +100,9 @@ class ClipMaker:
         """
         modalities = self.model.modalities
         codecs = self.codecs.of(jobs[0].shape.size_px)
+        if jobs[0].shape.size_px != self._size_px:  # those of many sizes would fill the device
+            self.model.forget_rotations()
+            self._size_px = jobs[0].shape.size_px
         given = [job.text for job in jobs]
         negative = AV.of({m: [self.sampling.negative.get(m) or ""] for m in modalities})
         contexts = {

@@ -189,8 +189,8 @@ def finished(folder: Path, jobs: Sequence[Job], origin: Origin, overwrite: bool)
         elif not overwrite:
             key = other[0]
             raise UserError(
-                f"this clip was made with another {key.replace('_', ' ')}: {_short(told.get(key))}, "
-                f"now it would be {_short(wanted[key])}",
+                f"this clip was made with another {key.replace('_', ' ')}: {_short(told.get(key), wanted[key])}, "
+                f"now it would be {_short(wanted[key], told.get(key))}",
                 str(sidecar_path(folder, job.id)),
                 "give another --out, or --overwrite to make the clips again",
             )
@@ -211,9 +211,12 @@ def sweep(folder: Path, jobs: Sequence[Job]) -> None:
             left.unlink()
 
 
-def _short(value: object) -> str:
+def _short(value: object, other: object) -> str:
+    """A value in a few words; of a mapping, what the other has not got."""
     if isinstance(value, Mapping):
-        return " ".join(str(one)[:16] for one in value.values())
+        held = other if isinstance(other, Mapping) else {}
+        parts = {key: one for key, one in value.items() if key != "name" and held.get(key) != one}
+        return ", ".join([*([value["name"]] if "name" in value else []), *(f"{k} {v!s:.16}" for k, v in parts.items())])
     text = "none" if value is None else str(value)
     return text if len(text) <= 48 else f"{text[:45]}..."
 

@@ -32,17 +32,20 @@ from ovikit.types import MODALITIES, Clip, Modality
 
 AAC_RATES_HZ = (96000, 88200, 64000, 48000, 44100, 32000, 24000, 22050, 16000, 12000, 11025, 8000, 7350)
 LEAST_SIDE_PX = 256
+MOST_SIDE_PX = 16384
+"""The longest side that the H.264 encoder takes."""
 _BT709 = 1
 """H.273's code of BT.709 for primaries, transfer and matrix."""
 _AAC_FRAME = 1024
 
 
 def viewing_scale(height_px: int, width_px: int, least_px: int = LEAST_SIDE_PX) -> int:
-    """The whole factor that brings the shorter side to ``least_px``; 1 where it is already there.
+    """The whole factor that brings the shorter side to ``least_px``, and no side beyond ``MOST_SIDE_PX``; 1 where it
+    is already there.
 
     Players show tiny videos badly, and 4:2:0 would halve the colour resolution of each pixel.
     """
-    return max(1, -(-least_px // min(height_px, width_px)))
+    return max(1, min(-(-least_px // min(height_px, width_px)), MOST_SIDE_PX // max(height_px, width_px)))
 
 
 def write_clip(path: Path | str, clip: Clip, scale: int = 1) -> None:

@@ -12,6 +12,7 @@ from ovikit.files import sha256_of
 from ovikit.generate.batch import SizedCodecs
 from ovikit.generate.image import read_image
 from ovikit.generate.jobs import FirstFrame, Shape
+from ovikit.generate.media import MOST_SIDE_PX
 from ovikit.generate.size import Size, SizeRule, told
 from ovikit.networks.joint import JointModel
 from ovikit.networks.protocols import Conditioner
@@ -90,6 +91,12 @@ def shapes_of(
 def refuse_unfit(shapes: Sequence[Shape], codecs: SizedCodecs, model: JointModel, rule: SizeRule) -> None:
     """UserError for a size that a codec or the video tower cannot work with."""
     for size in dict.fromkeys(shape.size_px for shape in shapes):
+        if max(size) > MOST_SIDE_PX:
+            raise UserError(
+                f"clips of {told(size)} (height x width) cannot be written: a side has at most {MOST_SIDE_PX} pixels",
+                "--size",
+                "take an image, or give a --size, of more even sides",
+            )
         try:
             model.tower("video").grid(codecs.of(size)["video"].grid())
         except (ValueError, UserError) as error:

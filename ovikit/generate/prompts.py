@@ -6,6 +6,7 @@ import csv
 import hashlib
 import io
 import json
+import os
 import re
 import unicodedata
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -70,7 +71,7 @@ def read_prompts(path: Path | str) -> list[PromptItem]:
     except FileNotFoundError:
         raise UserError("there is no such file", str(path)) from None
     except UnicodeDecodeError as error:
-        raise UserError(f"it is not UTF-8 text (byte {error.start})", str(path)) from None
+        raise UserError(f"it is not UTF-8 text (byte {error.start})", str(path), "save it as UTF-8") from None
     return _items(reader(text, path), path)
 
 
@@ -78,10 +79,18 @@ def given_prompts(prompts: Sequence[str], seed: int = 0, image: Path | None = No
     """Prompts from the command line, named after their words and the seed, so that one try does not stand in the
     way of the next; with a first frame for all, after that, too. UserError for an empty one."""
     for prompt in prompts:
-        if not prompt.strip():
-            raise UserError("the prompt is empty", "--prompt")
+        _refuse_no_text(prompt, "--prompt")
     mark = "" if image is None else f"-{_slug(image.stem)}"
     return [PromptItem(f"{_slug(prompt)}{mark}-seed{seed}", prompt.strip(), image=image) for prompt in prompts]
+
+
+def _refuse_no_text(prompt: str, where: str | None = None) -> None:
+    """UserError for a prompt that says nothing, or that no tokenizer can read."""
+    if not prompt.strip():
+        raise UserError("the prompt is empty", where)
+    # Bytes that are not UTF-8 reach us as lone surrogates, from the command line and from JSON's escapes.
+    if any("\ud800" <= one <= "\udfff" for one in prompt):
+        raise UserError("the prompt is not valid Unicode text", where, "write it as UTF-8")
 
 
 def _slug(prompt: str) -> str:
@@ -113,8 +122,7 @@ class _Checked:
 
     def _item(self, row: Row) -> PromptItem:
         name = f"{len(self.items) + len(self.bad):05d}" if row.id is None else row.id
-        if not row.prompt.strip():
-            raise UserError("the prompt is empty")
+        _refuse_no_text(row.prompt)
         if not SAFE_ID.fullmatch(name):
             raise UserError(f"the id '{name}' cannot name a file", hint=ID_HINT)
         # Some file systems do not tell capitals from small letters.
@@ -125,8 +133,8 @@ class _Checked:
 
     def _image(self, given: str) -> Path:
         if given not in self._images:
-            places = (self.path.parent / Path(given).expanduser(), Path(given).expanduser())
-            found = next((place for place in places if place.exists()), None)
+            asked = Path(os.path.expanduser(given))
+            found = next((place for place in (self.path.parent / asked, asked) if os.path.exists(place)), None)
             if found is None:
                 raise UserError(
                     f"there is no image '{given}'", hint="it is looked for beside this file, then in the current folder"
@@ -178,7 +186,10 @@ def _table(delimiter: str, text: str, path: Path) -> Rows:
         columns = [name.strip() for name in reader.fieldnames or ()]
         reader.fieldnames = columns
         if columns and not set(COLUMNS) & set(columns):
-            raise UserError(f"no column '{COLUMNS[0]}' or '{COLUMNS[1]}' among: {', '.join(columns)}", f"{path}:1")
+            told = f"no column '{COLUMNS[0]}' or '{COLUMNS[1]}' among: {', '.join(columns)}"
+            between = {",": "commas", "\t": "tabs"}[delimiter]
+            hint = f"the first line names the columns, with {between} between them, such as {COLUMNS[0]} and {IMAGE}"
+            raise UserError(told, f"{path}:1", hint)
         last = reader.line_num
         for row in reader:
             last = reader.line_num
@@ -189,7 +200,8 @@ def _table(delimiter: str, text: str, path: Path) -> Rows:
                 yield _row(row, last)
     except csv.Error as error:
         # An open quote is noticed at the end of the file: the row that it began is what the user must look at.
-        yield Bad(last + 1, f"not valid {kind}: {error}")
+        hint = 'a text with quotation marks goes into quotes, and each of its own is doubled: """Hi"" he says"'
+        yield Bad(last + 1, f"not valid {kind}: {error}", hint)
 
 
 def _jsonl(text: str, path: Path) -> Rows:
@@ -199,7 +211,10 @@ def _jsonl(text: str, path: Path) -> Rows:
         try:
             row = json.loads(document)
         except json.JSONDecodeError as error:
-            yield Bad(line, f"not valid JSON: {error.msg} at column {error.colno}")
+            yield Bad(line, f"not valid JSON: {error.msg} at column {error.colno}", "one object a line")
+            continue
+        except RecursionError:
+            yield Bad(line, "not valid JSON: brackets in brackets without end", "one object a line")
             continue
         if isinstance(row, dict):
             yield _row(row, line)

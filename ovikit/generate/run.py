@@ -13,7 +13,7 @@ import torch
 
 from ovikit.evaluation.protocols import PromptItem
 from ovikit.generate.batch import SizedCodecs
-from ovikit.generate.jobs import Origin, finished, groups, plan, sweep
+from ovikit.generate.jobs import Origin, Shape, finished, groups, plan, sweep
 from ovikit.generate.making import Making, Tools
 from ovikit.generate.orders import prepared_texts, refuse_unfit, shapes_of, size_rule
 from ovikit.generate.size import Size, SizeRule
@@ -141,7 +141,7 @@ class _Order:
     def rule(self) -> SizeRule:
         return size_rule(self.codecs, self.model(), self.recipe.clip.area_px)
 
-    def shapes(self, items: Sequence[PromptItem], asked: Size | None, shown: Watcher):
+    def shapes(self, items: Sequence[PromptItem], asked: Size | None, shown: Watcher) -> list[Shape]:
         own = self.codecs.form.height_px, self.codecs.form.width_px
         shapes = shapes_of(items, own, self.rule, asked, shown.note)
         if any(shape.size_px != own for shape in shapes):

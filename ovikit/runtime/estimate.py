@@ -16,19 +16,16 @@ Compiled layers take less than this; allocators and kernels take some more, whic
 from __future__ import annotations
 
 import math
-import weakref
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import FlopCounterMode
 
 from ovikit.kernel.manager import installed_catalog
 from ovikit.networks.joint import JointModel
+from ovikit.networks.peak import PeakBytes
 from ovikit.networks.protocols import Codec, Conditioner, Decoding, Weighted
 from ovikit.recipe.build import ONE_PROCESS, Sampling, Spread, build_model, build_sampling, clip_spec, precision_of
 from ovikit.recipe.models import Recipe, Slot
@@ -201,36 +198,6 @@ class _Attend:
         return torch.empty(query.shape, dtype=query.dtype, device=query.device)
 
 
-class _Live(TorchDispatchMode):
-    """Counts the bytes of the meta tensors that operations make, while they live. ``given``: there before."""
-
-    def __init__(self, given: Iterable[Tensor]) -> None:
-        super().__init__()
-        self.now, self.most = 0, 0
-        self._given = [tensor.untyped_storage() for tensor in given]  # kept, or their ids would be used again
-        self._seen = {id(storage) for storage in self._given}
-
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        out = func(*args, **(kwargs or {}))
-        for leaf in tree_leaves(out):
-            if isinstance(leaf, Tensor) and leaf.is_meta:
-                self._see(leaf.untyped_storage())
-        return out
-
-    def _see(self, storage: torch.UntypedStorage) -> None:
-        key, size = id(storage), storage.nbytes()
-        if key in self._seen:
-            return
-        self._seen.add(key)
-        self.now += size
-        self.most = max(self.most, self.now)
-        weakref.finalize(storage, self._gone, key, size)
-
-    def _gone(self, key: int, size: int) -> None:
-        self._seen.discard(key)
-        self.now -= size
-
-
 class _Run:
     """One forward on the meta device, and what was counted."""
 
@@ -254,11 +221,10 @@ class _Run:
             latents = codecs.map(lambda codec: torch.empty(clips, *codec.shape(), dtype=dtype))
             sigma = codecs.map(lambda _: torch.empty(clips, dtype=torch.float64))
             attend.flops = 0
-            given = [*model.parameters(), *latents.values(), *sigma.values(), *_tensors(contexts)]
-            with FlopCounterMode(display=False) as flops, _Live(given) as live:
+            with FlopCounterMode(display=False) as flops, PeakBytes() as counted:
                 model(latents, sigma, contexts, grids)
         self.forward_flops = flops.get_total_flops() + attend.flops
-        self.activations = live.most
+        self.activations = counted.peak
         widest = max((max(p.shape) for name, p in model.named_parameters() if covers(name, p.shape)), default=0)
         self.rounding = _ROUNDING * min(ROWS, clips * max(self.tokens.values())) * widest
 

@@ -14,7 +14,7 @@ from functools import cache, lru_cache
 from itertools import product
 from pathlib import Path
 
-APACHE, NON_COMMERCIAL = "Apache-2.0", "CC-BY-NC-4.0"
+APACHE, NON_COMMERCIAL, UNSTATED = "Apache-2.0", "CC-BY-NC-4.0", "see its page"
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,7 +58,7 @@ _OVI, _WAN, _MMAUDIO = "chetwinlow1/Ovi", "Wan-AI/Wan2.2-TI2V-5B", "hkchengrex/M
 
 def _joint(file: str, own: str, told: str, gb: float = 23.32, fp8: bool = False, repository: str = _OVI) -> WeightsFile:
     purpose = f"joint network, {told}"
-    return WeightsFile(f"Ovi/{file}", own, "ovi", purpose, APACHE, (repository, file), gb, fp8=fp8)
+    return WeightsFile(f"Ovi/{file}", own, "ovi", purpose, UNSTATED if fp8 else APACHE, (repository, file), gb, fp8=fp8)
 
 
 FILES = (
