@@ -73,18 +73,28 @@ def lock(
     output: Annotated[
         Path | None, typer.Option("--output", "-O", help="Where to write; default: NAME.lock.yaml beside it.")
     ] = None,
+    weights: Annotated[
+        Path | None,
+        typer.Option(metavar="DIR", help="Folder of the weights that the recipe names.", show_default=False),
+    ] = None,
     override: Overrides = None,
 ) -> None:
     """Write the resolved recipe with plugin versions, checkpoint hash and digest. The file loads as a recipe.
 
     Example: ovikit recipe lock recipes/tiny/ovi.yaml --output ovi.lock.yaml
     """
+    from ovikit.checkpoints.assets import Assets
+    from ovikit.layout import cache_folder
     from ovikit.recipe.load import load_recipe
     from ovikit.recipe.lock import write_lock
 
     found = load_recipe(recipe, override or ())
     path = output or recipe.with_name(f"{recipe.stem}.lock.yaml")
-    write_lock(found, path)
+    named = found.model.checkpoint
+    known = None
+    if named is not None and weights is not None:
+        known = Assets(weights, cache=cache_folder()).digest(named.path)
+    write_lock(found, path, checkpoint_sha256=known)
     typer.echo(f"{path}: digest {found.digest}")
 
 

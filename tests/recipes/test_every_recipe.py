@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import subprocess
 import sys
 import time
@@ -12,6 +13,7 @@ from jsonschema import Draft202012Validator
 from typer.testing import CliRunner
 
 from ovikit.cli import build_app
+from ovikit.errors import UserError
 from ovikit.kernel.manager import installed_catalog
 from ovikit.recipe import build
 from ovikit.recipe.document import read_yaml
@@ -73,13 +75,25 @@ def test_a_recipe_builds(path: Path) -> None:
 @pytest.mark.parametrize("path", RECIPES, ids=named)
 def test_a_recipe_locks_and_its_lock_is_the_same_recipe(path: Path, tmp_path: Path) -> None:
     recipe = load_recipe(path)
-    if recipe.model.checkpoint is not None:
-        pytest.skip("its checkpoint is not here")
-    write_lock(recipe, tmp_path / "recipe.lock.yaml")
+    # Weights that cannot be here are locked by a hash that was told.
+    write_lock(recipe, tmp_path / "recipe.lock.yaml", checkpoint_sha256="0" * 64)
     assert load_recipe(tmp_path / "recipe.lock.yaml").digest == recipe.digest
 
 
-@pytest.mark.parametrize("path", RECIPES[:1], ids=named)
+def test_a_recipe_is_locked_with_the_weights_of_a_folder(tmp_path: Path) -> None:
+    recipe, weights = ROOT / "recipes" / "reference" / "ovi-720x720-5s.yaml", tmp_path / "weights" / "Ovi"
+    weights.mkdir(parents=True)
+    (weights / "model.safetensors").write_bytes(b"weights")
+    arguments = ["recipe", "lock", str(recipe), "--output", str(tmp_path / "r.lock.yaml")]
+    refused = CliRunner().invoke(build_app(), arguments)
+    assert isinstance(refused.exception, UserError)
+    assert "Ovi/model.safetensors" in str(refused.exception)
+    done = CliRunner().invoke(build_app(), [*arguments, "--weights", str(tmp_path / "weights")])
+    assert done.exit_code == 0
+    assert hashlib.sha256(b"weights").hexdigest() in (tmp_path / "r.lock.yaml").read_text()
+
+
+@pytest.mark.parametrize("path", [path for path in RECIPES if path.parent.name == "tiny"][:1], ids=named)
 def test_the_commands_show_lock_and_compare(path: Path, tmp_path: Path) -> None:
     shown, locked = tmp_path / "shown.yaml", tmp_path / "r.lock.yaml"
     ovikit = CliRunner().invoke
