@@ -10,15 +10,24 @@ torch.compile cannot trace with the checks in between is marked ``unchecked_shap
 
 from __future__ import annotations
 
+import atexit
 import os
+import shutil
 import subprocess
 import sys
+import tempfile
 from collections.abc import Sequence
 from importlib.abc import MetaPathFinder
 from importlib.machinery import ModuleSpec
 
 import jaxtyping
 import pytest
+
+# Tests leave nothing in the user's own cache, and nothing that lies there helps them.
+if "OVIKIT_TEST_CACHE" not in os.environ:
+    os.environ["OVIKIT_TEST_CACHE"] = os.environ["OVIKIT_CACHE"] = tempfile.mkdtemp(prefix="ovikit-tests-")
+    atexit.register(shutil.rmtree, os.environ["OVIKIT_CACHE"], ignore_errors=True)
+os.environ.setdefault("HF_HUB_OFFLINE", "1")  # a file that is missing is told at once
 
 WITHOUT = "OVIKIT_TEST_WITHOUT_PLUGINS"
 CHECKED = (
