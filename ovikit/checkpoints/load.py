@@ -126,9 +126,14 @@ def check_file(
     where, header = str(path), read_header(path)
     scales = scale_names(header)
     stored = {name: info for name, info in header.items() if name not in scales.values() and name != SCALED_MARK}
-    blanks = {name: torch.empty(info.shape, dtype=info.dtype, device="meta") for name, info in stored.items()}
+    blanks = without_values(stored)
     check_names_and_shapes(model, blanks if checkpoint is None else in_our_names(blanks, checkpoint, where), where)
     return stored, scales
+
+
+def without_values(header: Mapping[str, TensorInfo]) -> dict[str, Tensor]:
+    """A file's tensors on the meta device, from its header."""
+    return {name: torch.empty(info.shape, dtype=info.dtype, device="meta") for name, info in header.items()}
 
 
 def load_file_into(

@@ -25,7 +25,7 @@ from ovikit.kernel.events import ClipFinished
 from ovikit.kernel.manager import fire
 from ovikit.networks.attention import Described, whole_keys
 from ovikit.networks.joint import JointModel, PairLayer
-from ovikit.networks.protocols import Weighted
+from ovikit.networks.protocols import Checked, Weighted
 from ovikit.recipe.build import Sampling, build_sampling, check_weights, fill_model, precision_of
 from ovikit.runtime.placement import Placement
 from ovikit.runtime.plan import Chosen, choose_for
@@ -80,6 +80,9 @@ class Making:
     def _run(self) -> list[str]:
         tools, source = self._tools, self._tools.source
         check_weights(tools.model(), source.recipe, weights=source.weights, assets=source.assets)
+        for codec in tools.parts.codecs.values():
+            if isinstance(codec, Checked):  # a damaged decoder should not be found after all the denoising
+                codec.check()
         chosen = self._chosen()
         placement = Placement(chosen, self._device)
         texts, first = self._texts(placement), self._first_frames(placement)

@@ -90,7 +90,8 @@ class Plugins:
         if found is None:
             raise UserError(
                 f"there is no asset '{uri}'",
-                hint="give an existing path, or put the file into the folder that OVIKIT_ASSETS names",
+                hint="give an existing path, or the whole folder of the weights (--weights DIR), or put the file into"
+                " the folder that OVIKIT_ASSETS names",
             )
         return Path(found)
 

@@ -152,6 +152,15 @@ class Weighted(Protocol):
 
 
 @runtime_checkable
+class Checked(Protocol):
+    """A codec or conditioner whose files can be looked at long before they are needed."""
+
+    def check(self) -> None:
+        """UserError for a file that is missing, damaged or of another model; no tensor is read."""
+        ...
+
+
+@runtime_checkable
 class Decoding(Protocol):
     """A codec that knows how much memory it decodes in."""
 

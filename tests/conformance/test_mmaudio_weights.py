@@ -212,9 +212,10 @@ def test_damaged_files_are_named(tmp_path: Path, name: str, damage: Callable[[Pa
     root = folder(tmp_path)
     damage(root / name)
     codec = codec_of(root)
-    with pytest.raises(UserError, match=message) as caught:
-        codec.load("cpu")
-    assert Path(name).name in str(caught.value)
+    for found in (codec.check, lambda: codec.load("cpu")):
+        with pytest.raises(UserError, match=message) as caught:
+            found()
+        assert Path(name).name in str(caught.value)
 
 
 def test_weights_that_make_no_sound_are_named(tmp_path: Path) -> None:

@@ -290,9 +290,10 @@ def damaged(folder: Path, change) -> Path:
 def test_wrong_tensors_are_named_with_their_file(tmp_path: Path, change, message: str) -> None:
     path = damaged(tmp_path, change)
     codec = build(tmp_path, clip())
-    with pytest.raises(UserError, match=message) as caught:
-        codec.load("cpu")
-    assert str(path) in str(caught.value)
+    for found in (codec.check, lambda: codec.load("cpu")):
+        with pytest.raises(UserError, match=message) as caught:
+            found()
+        assert str(path) in str(caught.value)
 
 
 def test_a_missing_and_a_truncated_file_are_named(folder: Path, tmp_path: Path) -> None:

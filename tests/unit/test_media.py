@@ -137,3 +137,10 @@ def test_viewing_scale_is_the_least_whole_factor():
         1,
         1,
     ]
+
+
+def test_narrow_clips_are_not_enlarged_beyond_what_the_encoder_takes(tmp_path):
+    assert [viewing_scale(32, 6400), viewing_scale(3424, 32), viewing_scale(32, 16384)] == [2, 4, 1]
+    video, sound = torch.zeros(2, 32, 6400, 3, dtype=torch.uint8), torch.zeros(1600)
+    write_clip(tmp_path / "a.mp4", Clip("a", "", video, sound, 24.0, 16000), viewing_scale(32, 6400))
+    assert read_clip(tmp_path / "a.mp4", sample_rate_hz=16000).video.shape[1:3] == (64, 12800)

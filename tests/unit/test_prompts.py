@@ -149,7 +149,7 @@ def test_a_message_lists_no_more_rows_than_can_be_read(tmp_path):
     (tmp_path / "p.jsonl").write_text("{\n" * 300)
     with pytest.raises(UserError, match="300 rows cannot be used") as caught:
         read_prompts(tmp_path / "p.jsonl")
-    assert len(str(caught.value).splitlines()) == 22
+    assert len(str(caught.value).splitlines()) == 23
     assert "and 280 more" in str(caught.value)
 
 
@@ -158,3 +158,24 @@ def test_clips_of_one_prompt_with_and_without_a_first_frame_have_names_of_their_
     alone, begun = given_prompts(["A cat"])[0], given_prompts(["A cat"], image=tmp_path / "cat.png")[0]
     assert (alone.id, alone.image) == ("a-cat-seed0", None)
     assert (begun.id, begun.image) == ("a-cat-cat-seed0", tmp_path / "cat.png")
+
+
+def test_text_that_no_tokenizer_reads_is_refused_from_files_and_from_the_command_line(tmp_path):
+    (tmp_path / "p.jsonl").write_text('{"prompt": "a \\ud800 b"}\n' + "[" * 100_000 + "\n")
+    with pytest.raises(UserError, match=r"line 1: the prompt is not valid Unicode text\n.*line 2: not valid JSON"):
+        read_prompts(tmp_path / "p.jsonl")
+    with pytest.raises(UserError, match="not valid Unicode text"):
+        given_prompts(["a \udcff"])
+
+
+@pytest.mark.parametrize("name", ["~nobody-of-this-name/a.png", "a" * 5000 + ".png", "a\0.png"])
+def test_first_frames_with_impossible_names_are_not_there(tmp_path, name):
+    (tmp_path / "p.jsonl").write_text(json.dumps({"prompt": "A", "image_path": name}))
+    with pytest.raises(UserError, match=r"p\.jsonl:1: there is no image"):
+        read_prompts(tmp_path / "p.jsonl")
+
+
+def test_tables_with_another_separator_are_told_which_one_is_read(tmp_path):
+    (tmp_path / "p.csv").write_text("text_prompt;image_path\nA;b.png\n")
+    with pytest.raises(UserError, match=r"no column 'text_prompt'.*\n.*commas between them"):
+        read_prompts(tmp_path / "p.csv")

@@ -113,6 +113,9 @@ class MMAudioCodec:
     def load(self, device: torch.device | str) -> None:
         self.weights.load(device)
 
+    def check(self) -> None:
+        self.weights.check()
+
     def unload(self) -> None:
         self.weights.unload()
 

@@ -10,8 +10,8 @@ import torch
 from torch import Tensor, nn
 
 from ovikit.checkpoints.assets import Assets
-from ovikit.checkpoints.load import in_our_names, load_into
-from ovikit.checkpoints.state import read_state
+from ovikit.checkpoints.load import in_our_names, load_into, without_values
+from ovikit.checkpoints.state import read_header, read_state
 from ovikit.errors import UserError
 from ovikit.extras import require
 from ovikit.networks.peak import PeakBytes
@@ -119,10 +119,18 @@ class AudioWeights:
 
     def _read(self) -> Networks:
         paths = self._assets.path(self._vae), self._assets.path(self._vocoder)
-        tensors = read_state(paths[0])[0], read_state(paths[1], GENERATOR)[0]  # before diffusers, which takes seconds
-        autoencoder = fill_autoencoder(stored_autoencoder(self.sizes), tensors[0], str(paths[0]))
-        vocoder = fill_vocoder(stored_vocoder(self.sizes), tensors[1], str(paths[1]))
-        return Networks(autoencoder.to(self.dtype), vocoder)
+        return self._filled(read_state(paths[0])[0], read_state(paths[1], GENERATOR)[0])
+
+    def check(self) -> None:
+        """UserError where ``load`` would find a file that is damaged or does not fit; no tensor is read."""
+        paths = self._assets.path(self._vae), self._assets.path(self._vocoder)
+        self._filled(without_values(read_header(paths[0])), without_values(read_header(paths[1], GENERATOR)))
+
+    def _filled(self, autoencoder: Mapping[str, Tensor], vocoder: Mapping[str, Tensor]) -> Networks:
+        """Both networks with these tensors, which are read before diffusers, which takes seconds."""
+        where = [str(self._assets.path(name)) for name in (self._vae, self._vocoder)]
+        first = fill_autoencoder(stored_autoencoder(self.sizes), autoencoder, where[0])
+        return Networks(first.to(self.dtype), fill_vocoder(stored_vocoder(self.sizes), vocoder, where[1]))
 
     def weight_bytes(self) -> int:
         """Bytes of both networks in memory, from the architecture alone."""

@@ -101,6 +101,9 @@ class WanVae:
     def load(self, device: torch.device | str) -> None:
         self.weights.load(device)
 
+    def check(self) -> None:
+        self.weights.check()
+
     def unload(self) -> None:
         self.weights.unload()
 

@@ -13,8 +13,8 @@ import torch
 from torch import Tensor, nn
 
 from ovikit.checkpoints.assets import Assets
-from ovikit.checkpoints.load import in_our_names, load_into
-from ovikit.checkpoints.state import read_state
+from ovikit.checkpoints.load import in_our_names, load_into, without_values
+from ovikit.checkpoints.state import read_header, read_state
 from ovikit.extras import require
 from ovikit_ovi.video.keymap import wan_vae_format
 
@@ -143,15 +143,23 @@ class VideoWeights:
             self.put(read_state(path)[0], str(path))
         self._vae, self._device = nn.Module.to(self.vae, device), torch.device(device)
 
+    def check(self) -> None:
+        """UserError where ``load`` would find a file that is damaged or does not fit; no tensor is read."""
+        path = self._assets.path(self._name)
+        self._filled(without_values(read_header(path)), str(path))
+
     def put(self, tensors: dict[str, Tensor], where: str) -> None:
         """Takes weights in the released names, or in ours, every one and no other. UserError where they do not fit;
         ``where`` names their source in it."""
+        self._vae, self._device = self._filled(tensors, where).requires_grad_(False), torch.device("cpu")
+
+    def _filled(self, tensors: dict[str, Tensor], where: str) -> nn.Module:
         vae = empty_vae(self.architecture, self.dtype)
         named = vae.state_dict()
         if 2 * sum(name in named for name in tensors) < len(tensors):  # a damaged file of ours is still one of ours
             tensors = in_our_names(tensors, wan_vae_format(self.architecture.blocks), where)
         load_into(vae, tensors, where)
-        self._vae, self._device = vae.requires_grad_(False), torch.device("cpu")
+        return vae
 
     def unload(self) -> None:
         self._vae = None
