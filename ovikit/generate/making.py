@@ -18,6 +18,7 @@ from torch import Tensor
 from ovikit.errors import UserError
 from ovikit.generate.batch import ClipMaker, SizedCodecs
 from ovikit.generate.jobs import Job, Origin, Shape, put_clip, sidecar_of
+from ovikit.generate.orders import refuse_layers
 from ovikit.generate.source import Parts, Source
 from ovikit.generate.texts import TextCache, Texts
 from ovikit.generate.watch import Clock, Watcher
@@ -79,6 +80,7 @@ class Making:
 
     def _run(self) -> list[str]:
         tools, source = self._tools, self._tools.source
+        refuse_layers(self._sampling.guidance, tools.model())
         check_weights(tools.model(), source.recipe, weights=source.weights, assets=source.assets)
         for codec in tools.parts.codecs.values():
             if isinstance(codec, Checked):  # a damaged decoder should not be found after all the denoising

@@ -16,6 +16,8 @@ from ovikit.generate.media import MOST_SIDE_PX
 from ovikit.generate.size import Size, SizeRule, told
 from ovikit.networks.joint import JointModel
 from ovikit.networks.protocols import Conditioner
+from ovikit.numerics.protocols import Guidance
+from ovikit.types import AV
 
 Note = Callable[[str], None]
 
@@ -86,6 +88,17 @@ def shapes_of(
         return Shape(chosen, FirstFrame(path, sha256_of(path), crop))
 
     return [Shape(common) if item.image is None else with_image(item.image) for item in items]
+
+
+def refuse_layers(guidance: Guidance, model: JointModel) -> None:
+    """UserError for a guidance that changes layers which the model has not got: such a pass would change nothing."""
+    changed = [one.perturbation for one in guidance.passes(AV(1.0, 1.0))]
+    beyond = {i for one in changed for i in (*one.skip_layers, *one.skip_self) if i >= len(model.layers)}
+    if beyond:
+        raise UserError(
+            f"there is no layer {listed(sorted(map(str, beyond)), 5)}: the model has {len(model.layers)}, from 0 on",
+            "sampling.guidance",
+        )
 
 
 def refuse_unfit(shapes: Sequence[Shape], codecs: SizedCodecs, model: JointModel, rule: SizeRule) -> None:

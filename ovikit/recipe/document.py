@@ -91,8 +91,10 @@ def read_yaml(path: Path) -> Source:
         text = path.read_text(encoding="utf-8")
     except FileNotFoundError:
         raise UserError("there is no such file", str(path)) from None
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"it cannot be read: {error}", str(path)) from error
+    except UnicodeDecodeError as error:
+        raise UserError("this is not a text file, and a recipe is wanted", str(path)) from error
+    except OSError as error:
+        raise UserError(f"it cannot be read: {error.strerror}", str(path)) from error
     source = Source({}, {(): Place(str(path), 1)})
     value = _Reader(str(path), source.places).read(text)
     data = mapping(value)

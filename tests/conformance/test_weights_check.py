@@ -213,6 +213,9 @@ def test_in_full_finds_what_headers_do_not_show(either: Path) -> None:
 def test_no_such_folder(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="no such weights folder"):
         check_folder(tmp_path / "none")
+    (tmp_path / "file").touch()
+    with pytest.raises(UserError, match="a file, and a weights folder is wanted"):
+        check_folder(tmp_path / "file")
 
 
 def test_an_empty_folder_tells_all_that_it_wants(tmp_path: Path) -> None:

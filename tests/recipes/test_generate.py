@@ -254,6 +254,13 @@ def test_a_size_that_does_not_fit_is_refused_with_the_multiples(run, tmp_path):
     assert read_clip(tmp_path / "00000.mp4", size_px=(64, 128)).video.shape == (48, 64, 128, 3)
 
 
+def test_skipping_a_layer_that_is_not_there_is_refused(run, tmp_path):
+    source = find_source(run, ["sampling.guidance.skip_layers=[0, 99]"])
+    with pytest.raises(UserError, match=r"sampling\.guidance: there is no layer 99: the model has \d+"):
+        generate(source, ITEMS[:1], tmp_path)
+    assert not list(tmp_path.glob("*.mp4"))
+
+
 def test_clips_of_one_size_share_batches_and_a_kept_order():
     shapes = [Shape((64, 64)), Shape((64, 128)), Shape((64, 64)), Shape((64, 64), FirstFrame(Path("a"), "", True))]
     items = [PromptItem(f"{i}", "A") for i in range(4)]

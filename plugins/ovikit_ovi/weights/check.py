@@ -89,7 +89,10 @@ def check_folder(folder: Path, full: bool = False, told: Told | None = None) -> 
     UserError where there is no such folder.
     """
     if not folder.is_dir():
-        raise UserError("there is no such weights folder", str(folder))
+        what = (
+            "this is a file, and a weights folder is wanted" if folder.exists() else "there is no such weights folder"
+        )
+        raise UserError(what, str(folder))
     manifest = read_manifest(folder)
     findings = [check_file(folder, file, manifest) for file in FILES]
     if full:

@@ -51,7 +51,10 @@ def convert_folder(
     nothing partial is left.
     """
     if not source.is_dir():
-        raise UserError("there is no such weights folder", str(source))
+        what = (
+            "this is a file, and a weights folder is wanted" if source.exists() else "there is no such weights folder"
+        )
+        raise UserError(what, str(source))
     own = bool(read_manifest(source))
     if own == (to == "ovikit"):
         raise UserError(f"this folder is in {'ovikit' if own else 'the official'} layout already", str(source))
