@@ -159,6 +159,15 @@ def test_the_command_says_what_came_from_where(wan: Path, tensors: dict[str, Ten
     assert output.is_file()
 
 
+def test_no_file_is_overwritten_least_of_all_the_one_that_is_read(wan: Path, tmp_path: Path) -> None:
+    recipe, source = _recipe(tmp_path), wan / "diffusion_pytorch_model-00001-of-00002.safetensors"
+    before = source.read_bytes()
+    for output, message in ((source, "there already"), (wan, "there already"), (tmp_path / "a.pth", "a .safetensors")):
+        with pytest.raises(UserError, match=message):
+            init_from_wan(recipe, wan, output)
+    assert source.read_bytes() == before
+
+
 # What does not fit
 
 

@@ -48,8 +48,10 @@ def init_from_wan(recipe: Recipe, wan: Path, output: Path, audio: Path | None = 
     wan:   folder, index of shards or file of Wan2.2 TI2V-5B; every tensor of it is used
     audio: file with an audio tower, in Ovi's names or ours; None: drawn. Its other tensors are left
     What neither gives is drawn from the recipe's ``model.seed``. All is in the recipe's number format.
-    UserError, before anything is drawn, where a file does not fit the towers.
+    UserError, before anything is drawn, where a file does not fit the towers; and where ``output`` is there already:
+    it may be one of the files to read.
     """
+    _refuse_output(output)
     with_both = set(recipe.model.modalities) == {"video", "audio"}
     if not with_both:
         raise UserError("a model to start from Wan has a video and an audio tower", str(recipe.source or recipe.name))
@@ -69,6 +71,15 @@ def init_from_wan(recipe: Recipe, wan: Path, output: Path, audio: Path | None = 
     tensors = {name: given.pop(name).to(dtype) for name, dtype in dtypes.items()}
     write_tensors(output, tensors, _metadata(recipe, path, audio, told))
     return told
+
+
+def _refuse_output(output: Path) -> None:
+    if output.exists() or output.is_symlink():
+        raise UserError("this is there already, and is not overwritten", str(output), "choose another name")
+    if output.suffix != ".safetensors":
+        raise UserError(
+            "the file to write is a .safetensors", str(output), f"such as {output.with_suffix('').name}.safetensors"
+        )
 
 
 def _wan_file(wan: Path) -> Path:
