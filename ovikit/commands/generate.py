@@ -131,7 +131,8 @@ def generate(
 
 def closing_lines(done: Generated) -> list[str]:
     """What a run made, how long each phase took, and the most memory that it took."""
-    lines = [f"{len(done.made)} clips in {done.seconds:.1f} s: {done.folder}"]
+    clips = "1 clip" if len(done.made) == 1 else f"{len(done.made)} clips"
+    lines = [f"{clips} in {done.seconds:.1f} s: {done.folder}"]
     if done.made:
         phases = ", ".join(f"{name} {seconds:.1f} s" for name, seconds in done.phases.items())
         whose = "resident memory" if done.device == "cpu" else f"memory of {done.device}"

@@ -187,6 +187,12 @@ def test_misplaced_files_are_found(folder: Path) -> None:
     assert _of(folder / "MMAudio", kit.VOCODER).told == f"it is in {folder}: give that folder"
 
 
+def test_a_tokenizer_that_was_cut_off(folder: Path) -> None:
+    kit.truncate(folder / kit.TOKENIZER / "tokenizer.json")
+    assert _of(folder, kit.TOKENIZER).state == "damaged"
+    assert "not whole" in _of(folder, kit.TOKENIZER).told
+
+
 def test_a_tokenizer_that_is_not_one(folder: Path) -> None:
     (folder / kit.TOKENIZER / "tokenizer.json").write_text("version https://git-lfs.github.com/spec/v1\n")
     assert "git-lfs" in _of(folder, kit.TOKENIZER).told

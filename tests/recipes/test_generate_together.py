@@ -98,7 +98,7 @@ def test_what_a_killed_run_left_is_made_by_whoever_continues_it(run, alone, tmp_
     lost = sorted(tmp_path.glob("*.mp4"))[1]
     lost.with_suffix(".json").unlink()
     kept = {path.name: path.stat().st_mtime_ns for path in tmp_path.glob("*.mp4")}
-    assert "1 clips in" in generated(2, run, tmp_path, sequence=2)
+    assert "1 clip in" in generated(2, run, tmp_path, sequence=2)
     again = {path.name for path in tmp_path.glob("*.mp4") if path.stat().st_mtime_ns != kept[path.name]}
     assert again == {lost.name}
 

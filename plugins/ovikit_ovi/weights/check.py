@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
@@ -156,7 +157,17 @@ def _tokenizer_problem(path: Path) -> str:
                 head = handle.read(64)
             if not head or head.startswith((b"version https://git-lfs", b"<")):
                 return f"{name} is empty, a git-lfs pointer or a web page"
+            if one.suffix == ".json" and not _is_json(one):
+                return f"{name} is not whole: perhaps truncated"
     return ""
+
+
+def _is_json(path: Path) -> bool:
+    try:
+        json.loads(path.read_bytes())
+    except ValueError:  # of the text or of its encoding
+        return False
+    return True
 
 
 def official_header(path: Path, file: WeightsFile) -> dict[str, TensorInfo]:
