@@ -8,7 +8,6 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from math import ceil
 from pathlib import Path
 from typing import Any
 
@@ -21,12 +20,12 @@ from ovikit.generate.jobs import Job, Origin, Shape, put_clip, sidecar_of
 from ovikit.generate.orders import refuse_layers
 from ovikit.generate.source import Parts, Source
 from ovikit.generate.texts import TextCache, Texts
-from ovikit.generate.watch import Clock, Watcher
+from ovikit.generate.watch import Clock, Megabytes, Watcher
 from ovikit.kernel.events import ClipFinished
 from ovikit.kernel.manager import fire
 from ovikit.networks.attention import Described, whole_keys
 from ovikit.networks.joint import JointModel, PairLayer
-from ovikit.networks.protocols import Checked, Weighted
+from ovikit.networks.protocols import Checked
 from ovikit.recipe.build import Sampling, build_sampling, check_weights, fill_model, precision_of
 from ovikit.runtime.placement import Placement
 from ovikit.runtime.plan import Chosen, choose_for
@@ -36,7 +35,6 @@ from ovikit.types import AV, Clip, Modality
 _DENOISING = 0.9
 """Share of a clip's way that is denoising; decoding and writing are the rest."""
 _GB = 1e9
-_MB = 1e6
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,9 +119,7 @@ class Making:
             texts = TextCache().of(conditioner)
             missing = texts.missing(wanted)
             if missing:
-                large = f" ({conditioner.weight_bytes() / _GB:.1f} GB)" if isinstance(conditioner, Weighted) else ""
-                tools.shown.phase(f"loading the text encoder{large}", 0, "")
-                with placement.text(conditioner):
+                with placement.text(conditioner, Megabytes(tools.shown, "loading the text encoder")):
                     tools.shown.phase("encoding prompts", len(missing), "prompts")
                     texts.encode(wanted, lambda done, total: tools.shown.progress(done))
         return texts
@@ -144,20 +140,12 @@ class Making:
 
     def _maker(self, placement: Placement, chosen: Chosen, texts: Texts) -> ClipMaker:
         """The network with its weights, ready to denoise."""
-        tools, source, total_bytes = self._tools, self._tools.source, 0
-
-        def progress(done: int, total: int) -> None:
-            nonlocal total_bytes
-            if total != total_bytes:
-                total_bytes = total
-                tools.shown.phase("loading the network", ceil(total / _MB), "MB")
-            tools.shown.progress(ceil(total / _MB) if done == total else done // _MB)
-
+        tools, source = self._tools, self._tools.source
         with tools.clock("loading"):
             model = tools.model()
             metadata = fill_model(
                 model, source.recipe, weights=source.weights, assets=source.assets, place=placement.place,
-                progress=progress,
+                progress=Megabytes(tools.shown, "loading the network"),
             )  # fmt: skip
         self._origin = replace(self._origin, details={**self._origin.details, "weights": metadata})
         return ClipMaker(

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from math import ceil
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +17,7 @@ from ovikit.generate.making import Making, Tools
 from ovikit.generate.orders import prepared_texts, refuse_unfit, shapes_of, size_rule
 from ovikit.generate.size import Size, SizeRule
 from ovikit.generate.source import Parts, Source, build_parts, find_source
-from ovikit.generate.watch import Clock, Unwatched, Watcher
+from ovikit.generate.watch import Clock, Megabytes, Unwatched, Watcher
 from ovikit.kernel.observe import observed
 from ovikit.layout import LOCK
 from ovikit.networks.joint import JointModel
@@ -30,7 +29,6 @@ from ovikit.runtime.processes import Processes
 __all__ = ["Generated", "Source", "find_source", "generate"]
 
 MOST_CLIPS = 8
-_MB = 1e6
 _LARGE_BYTES = 1e9
 """Smaller files are hashed in the blink of an eye."""
 TOKENS_AT_ONCE = 8192
@@ -85,7 +83,7 @@ def generate(
         jobs = plan(items, order.shapes(items, size, shown), order.texts(items, shown), recipe.sampling.seed, count)
         with clock("checking"):
             shown.phase("checking the weights", 0, "")
-            source.assets.hashing = _Hashing(shown)
+            source.assets.hashing = _hashing(shown)
             origin = processes.by_main(order.origin)
         told = Origin(**origin)
         mine = processes.share(jobs)
@@ -104,19 +102,15 @@ def generate(
         )  # fmt: skip
 
 
-class _Hashing:
+def _hashing(shown: Watcher) -> Callable[[Path, int, int], None]:
     """Shows how far the digest of each large file is."""
+    files: dict[Path, Megabytes] = {}
 
-    def __init__(self, shown: Watcher) -> None:
-        self._shown, self._path = shown, Path()
+    def told(path: Path, done: int, total: int) -> None:
+        if total >= _LARGE_BYTES:
+            files.setdefault(path, Megabytes(shown, f"checking {path.name}"))(done, total)
 
-    def __call__(self, path: Path, done: int, total: int) -> None:
-        if total < _LARGE_BYTES:
-            return
-        if path != self._path:
-            self._path = path
-            self._shown.phase(f"checking {path.name}", ceil(total / _MB), "MB")
-        self._shown.progress(ceil(total / _MB) if done == total else done // _MB)
+    return told
 
 
 class _Order:

@@ -5,8 +5,11 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from math import ceil
 from pathlib import Path
 from typing import Protocol
+
+_MB = 1e6
 
 
 class Watcher(Protocol):
@@ -46,6 +49,21 @@ class Unwatched:
     def begin(self, clips: int, skipped: int) -> None: ...
     def part(self, told: str, clips: float) -> None: ...
     def clip(self, name: str, path: Path, seconds: float) -> None: ...
+
+
+class Megabytes:
+    """Shows how far the reading of something is, as a phase of its own."""
+
+    def __init__(self, shown: Watcher, what: str) -> None:
+        self._shown, self._what, self._total = shown, what, -1
+
+    def __call__(self, done: int, total: int) -> None:
+        """done, total: bytes."""
+        whole = ceil(total / _MB)
+        if total != self._total:
+            self._total = total
+            self._shown.phase(self._what, whole, "MB")
+        self._shown.progress(whole if done == total else done // _MB)
 
 
 class Clock:

@@ -138,8 +138,11 @@ class Weighted(Protocol):
     """A codec or conditioner with weights of its own. Whoever drives it says when they are read and where they lie:
     building it reads nothing."""
 
-    def load(self, device: torch.device | str) -> None:
-        """Reads the weights the first time, and puts them on ``device``. UserError for a missing or damaged file."""
+    def load(self, device: torch.device | str, progress: Progress | None = None) -> None:
+        """Reads the weights the first time, and puts them on ``device``. UserError for a missing or damaged file.
+
+        progress: told of the bytes that were read, where that takes long enough to be watched
+        """
         ...
 
     def unload(self) -> None:

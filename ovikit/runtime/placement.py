@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from ovikit.checkpoints.load import on_host
 from ovikit.networks.joint import JointModel, at_hand
-from ovikit.networks.protocols import Codec, Conditioner, Weighted
+from ovikit.networks.protocols import Codec, Conditioner, Progress, Weighted
 from ovikit.runtime.compile import compile_layers
 from ovikit.runtime.plan import SLOTS, Chosen
 from ovikit.runtime.quantize import covers, quantiser, round_in_parts
@@ -61,14 +61,14 @@ class Placement:
         return on_host(name, tensor) if self.device.type == "cpu" else tensor
 
     @contextmanager
-    def text(self, conditioner: Conditioner) -> Iterator[None]:
-        """The text encoder at work; it is gone afterwards under every plan."""
+    def text(self, conditioner: Conditioner, progress: Progress | None = None) -> Iterator[None]:
+        """The text encoder at work; it is gone afterwards under every plan. ``progress``: of loading it, in bytes."""
         with self._phase("text"):
             if not isinstance(conditioner, Weighted):
                 yield
                 return
             try:
-                conditioner.load(_CPU if self.chosen.text_on_host else self.device)
+                conditioner.load(_CPU if self.chosen.text_on_host else self.device, progress)
                 yield
             finally:
                 conditioner.unload()

@@ -15,6 +15,7 @@ from safetensors.torch import save_file
 from umt5_kit import GOLDEN, PROMPTS, by_hand, conditioner_of, write_folder
 
 from ovikit.checkpoints.assets import Assets
+from ovikit.checkpoints.state import read_state
 from ovikit.generate.texts import TextCache
 from ovikit.kernel.catalog import Catalog
 from ovikit.networks.protocols import Weighted
@@ -150,6 +151,19 @@ def test_loading_and_freeing(official: Path) -> None:
     conditioner.unload()
     assert conditioner._encoder is None
     assert torch.equal(conditioner.encode(PROMPTS).tokens, first.tokens)
+
+
+def test_loading_tells_of_every_byte_once(official: Path) -> None:
+    told: list[tuple[int, int]] = []
+    conditioner = conditioner_of(official)
+    conditioner.load("cpu", lambda done, total: told.append((done, total)))
+    stored, _ = read_state(official / WEIGHTS)
+    size = sum(tensor.nbytes for tensor in stored.values())
+    assert {total for _, total in told} == {size}
+    assert [done for done, _ in told] == sorted({done for done, _ in told})
+    assert told[-1][0] == size
+    conditioner.load("cpu", lambda done, total: told.append((-1, -1)))  # it is there
+    assert told[-1][0] == size
 
 
 def test_safetensors_in_our_names_give_the_same(official: Path, own: Path, loaded: Umt5Conditioner) -> None:

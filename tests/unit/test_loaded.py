@@ -34,7 +34,7 @@ class Heavy(Plain):
     def __init__(self, missing: bool = False) -> None:
         self.missing, self.device = missing, None
 
-    def load(self, device: torch.device | str) -> None:
+    def load(self, device: torch.device | str, progress: object = None) -> None:
         if self.missing:
             raise UserError("no such weights file")
         self.device = torch.device(device)

@@ -22,7 +22,7 @@ class Encoder:
     there: list[str] = field(default_factory=list)
     weights: torch.Tensor | None = None
 
-    def load(self, device: torch.device | str) -> None:
+    def load(self, device: torch.device | str, progress: object = None) -> None:
         self.there.append(str(device))
         self.weights = torch.ones(1000, self.width)
 

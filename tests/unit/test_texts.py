@@ -33,7 +33,7 @@ class Letters:
     def prepare(self, prompt: str) -> Prepared:
         return Prepared(prompt)
 
-    def load(self, device: torch.device | str) -> None:
+    def load(self, device: torch.device | str, progress: object = None) -> None:
         if self._table is None:
             self.loads += 1
             drawn = torch.randn(256, self.width, generator=torch.Generator().manual_seed(self.seed))

@@ -110,7 +110,7 @@ class MMAudioCodec:
     def fingerprint(self) -> str:
         return f"mmaudio/{VERSION}/{self.steps}/{self.weights.fingerprint()}"
 
-    def load(self, device: torch.device | str) -> None:
+    def load(self, device: torch.device | str, progress: Progress | None = None) -> None:
         self.weights.load(device)
 
     def check(self) -> None:

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from ovikit.checkpoints.assets import Assets
 from ovikit.errors import UserError
-from ovikit.networks.protocols import Prepared
+from ovikit.networks.protocols import Prepared, Progress
 from ovikit.types import Text
 from ovikit_ovi.text import cleaning
 from ovikit_ovi.text.encoder import Umt5Shape, embed, read_encoder
@@ -57,12 +57,12 @@ class Umt5Conditioner:
         found = check(prompt, self.captions, length=self.length)
         return Prepared(found.text, tuple(note.line() for note in found.notes if note.severity != "info"))
 
-    def load(self, device: torch.device | str) -> None:
+    def load(self, device: torch.device | str, progress: Progress | None = None) -> None:
         """Reads tokenizer and weights the first time, and moves the weights after that."""
         self.tokenizer()  # first: that it is missing should not be told after eleven gigabytes
         if self._encoder is None:
             path = self._assets.path(self._weights_name)
-            self._encoder = read_encoder(path, self._shape, self._dtype, device)
+            self._encoder = read_encoder(path, self._shape, self._dtype, device, progress)
         self._encoder.to(device)
 
     def unload(self) -> None:

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from ovikit.checkpoints.load import check_names_and_shapes, in_our_names
 from ovikit.checkpoints.state import read_state
 from ovikit.extras import require
+from ovikit.networks.protocols import Progress
 from ovikit_ovi.text.keymap import TIED, umt5_format
 
 DISTANCE = 128
@@ -80,7 +81,13 @@ def empty_encoder(shape: Umt5Shape, dtype: torch.dtype = torch.float32) -> nn.Mo
     return encoder.to(dtype).eval().requires_grad_(False)
 
 
-def fill_encoder(encoder: nn.Module, tensors: Mapping[str, Tensor], device: torch.device | str, where: str) -> None:
+def fill_encoder(
+    encoder: nn.Module,
+    tensors: Mapping[str, Tensor],
+    device: torch.device | str,
+    where: str,
+    progress: Progress | None = None,
+) -> None:
     """Puts tensors of either naming into an empty encoder, on ``device`` and in the encoder's dtype, one by one.
     UserError listing what is missing, unexpected or misshapen; ``where`` names the source."""
     checkpoint = umt5_format()
@@ -88,7 +95,14 @@ def fill_encoder(encoder: nn.Module, tensors: Mapping[str, Tensor], device: torc
     ours.pop(TIED, None)
     check_names_and_shapes(encoder, _with_tied(ours), where)
     dtype = next(encoder.parameters()).dtype
-    placed = {name: ours.pop(name).to(device=device, dtype=dtype) for name in list(ours)}
+    placed: dict[str, Tensor] = {}
+    done, total = 0, sum(tensor.nbytes for tensor in ours.values())
+    for name in list(ours):
+        tensor = ours.pop(name)
+        placed[name] = tensor.to(device=device, dtype=dtype)
+        done += tensor.nbytes
+        if progress is not None:
+            progress(done, total)
     encoder.load_state_dict(_with_tied(placed), assign=True)
     encoder.requires_grad_(False)
 
@@ -97,11 +111,13 @@ def _with_tied(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return {**tensors, TIED: tensors["shared.weight"]} if "shared.weight" in tensors else dict(tensors)
 
 
-def read_encoder(path: Path, shape: Umt5Shape, dtype: torch.dtype, device: torch.device | str) -> nn.Module:
+def read_encoder(
+    path: Path, shape: Umt5Shape, dtype: torch.dtype, device: torch.device | str, progress: Progress | None = None
+) -> nn.Module:
     """The encoder of a file, on a device. UserError for a file that is not one of this encoder."""
     encoder = empty_encoder(shape, dtype)
     tensors, _ = read_state(path)
-    fill_encoder(encoder, tensors, device, str(path))
+    fill_encoder(encoder, tensors, device, str(path), progress)
     return encoder
 
 

@@ -98,7 +98,7 @@ class WanVae:
         """The same codec for clips of another form; the weights are shared, loaded or not."""
         return WanVae(clip, self.weights, self.limits)
 
-    def load(self, device: torch.device | str) -> None:
+    def load(self, device: torch.device | str, progress: Progress | None = None) -> None:
         self.weights.load(device)
 
     def check(self) -> None:
