@@ -29,7 +29,7 @@ demo-controls: setup ## the same without fusion and with unscaled positions, for
 
 test: setup ## the fast tests: a few minutes
 	@echo "== the fast tests; make test-slow runs the rest"
-	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "not slow and not gpu" -n $(WORKERS) $(PYTEST)
+	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "not slow and not gpu" -n $(WORKERS) --dist worksteal $(PYTEST)
 
 test-slow: setup ## the tests that train models and fetch clips: about ten minutes
 	@$(BIN)/python -m pytest -m "slow and not gpu" $(PYTEST)
