@@ -48,6 +48,11 @@ def viewing_scale(height_px: int, width_px: int, least_px: int = LEAST_SIDE_PX) 
     return max(1, min(-(-least_px // min(height_px, width_px)), MOST_SIDE_PX // max(height_px, width_px)))
 
 
+_WHOLE_PX = 128
+"""Sides that are a multiple of this fill the vectors in which x264 looks ahead at pictures of half the size. Of others
+it reads what happens to lie behind a row, and its macroblock tree would make another file of a clip each time."""
+
+
 def write_clip(path: Path | str, clip: Clip, scale: int = 1) -> None:
     """Writes a clip as MP4, under a temporary name until it is whole.
 
@@ -82,8 +87,11 @@ def _video_packets(container: OutputContainer, video: Tensor, frame_rate_hz: flo
         )
     rate = Fraction(frame_rate_hz).limit_denominator(1001)
     # One thread: x264 splits its decisions by thread, and the file would depend on the machine's cores.
-    stream = container.add_stream("libx264", rate=rate, options={"crf": "18", "preset": "veryfast", "threads": "1"})
+    options = {"crf": "18", "preset": "veryfast", "threads": "1"}
     height, width = (side * scale for side in frames.shape[1:3])
+    if height % _WHOLE_PX or width % _WHOLE_PX:
+        options["x264-params"] = "mbtree=0"
+    stream = container.add_stream("libx264", rate=rate, options=options)
     # 4:2:0 needs even sides.
     stream.height, stream.width, stream.pix_fmt = height + height % 2, width + width % 2, "yuv420p"
     stream.time_base = 1 / rate

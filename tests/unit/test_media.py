@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from fractions import Fraction
+from pathlib import Path
 
 import av
 import pytest
@@ -144,3 +145,14 @@ def test_narrow_clips_are_not_enlarged_beyond_what_the_encoder_takes(tmp_path):
     video, sound = torch.zeros(2, 32, 6400, 3, dtype=torch.uint8), torch.zeros(1600)
     write_clip(tmp_path / "a.mp4", Clip("a", "", video, sound, 24.0, 16000), viewing_scale(32, 6400))
     assert read_clip(tmp_path / "a.mp4", sample_rate_hz=16000).video.shape[1:3] == (64, 12800)
+
+
+@pytest.mark.parametrize(("side", "scale"), [(64, 4), (96, 3), (96, 2), (80, 1)])
+def test_a_clip_gives_the_same_file_each_time_whatever_its_size(tmp_path: Path, side: int, scale: int) -> None:
+    generator = torch.Generator().manual_seed(0)
+    video = torch.randint(100, 156, (17, side, side, 3), generator=generator, dtype=torch.uint8)
+    digests = set()
+    for i in range(8):
+        write_clip(tmp_path / f"{i}.mp4", Clip("x", "p", video, None, 24.0, 16000), scale)
+        digests.add(sha256_of(tmp_path / f"{i}.mp4"))
+    assert len(digests) == 1
