@@ -123,7 +123,7 @@ def bound(setup: Setup) -> BoundNetwork:
 def guided(setup: Setup, network: BoundNetwork, sigma: float) -> AV[Tensor]:
     """Velocity of a guided step as the library computes it."""
     told = AV(sigma, sigma)
-    return GUIDANCE.combine(network(setup.latents, told, GUIDANCE.passes(told)))
+    return GUIDANCE.combine(network(setup.latents, told, GUIDANCE.passes(told)), setup.latents, told)
 
 
 def turned(x: Tensor, angles: Tensor) -> Tensor:
@@ -174,7 +174,7 @@ def plain_pass(setup: Setup, text: AV[Text], sigma: float) -> AV[Tensor]:
 
 def guided_plainly(setup: Setup, sigma: float) -> AV[Tensor]:
     prompt, negative = (plain_pass(setup, text, sigma) for text in setup.texts)
-    return GUIDANCE.combine({PROMPT: prompt, NEGATIVE: negative})
+    return GUIDANCE.combine({PROMPT: prompt, NEGATIVE: negative}, setup.latents, AV(sigma, sigma))
 
 
 def seconds(functions, device: torch.device, repeat: int) -> list[float]:

@@ -112,7 +112,7 @@ def guided_step(model: JointModel, size: Size, device: torch.device, dtype: torc
     network = BoundNetwork(model, contexts, grids, dtype, batched=batched)
     guidance = ClassifierFree(AV(4.0, 3.0), skip_layers=(size.architecture.skipped,))
     told = AV(0.5, 0.5)
-    return lambda: guidance.combine(network(latents, told, guidance.passes(told)))
+    return lambda: guidance.combine(network(latents, told, guidance.passes(told)), latents, told)
 
 
 @cache

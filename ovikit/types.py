@@ -22,6 +22,7 @@ from torch import Tensor
 
 Modality = Literal["video", "audio"]
 MODALITIES: tuple[Modality, Modality] = ("video", "audio")
+RotationUse = Literal["self", "fusion", "text", "words"]
 
 T = TypeVar("T")
 U = TypeVar("U")
@@ -199,23 +200,39 @@ class Rotation:
 
 
 @dataclass(frozen=True, slots=True)
+class Rotated:
+    """Which attentions turn by the positions, beside the one over a stream's own tokens.
+
+    fusion: the one over the other modality
+    text:   the one over the text. Its words count as steps that last the whole clip together, and tokens turn by their
+            time alone
+    """
+
+    fusion: bool = True
+    text: bool = False
+
+
+@dataclass(frozen=True, slots=True)
 class Stream:
     """What one tower carries through the layers.
 
     noise:     the tower's noise conditioning
     context:   text of the present layer: its tokens, or keys and values where they are cached
-    rotations: by use, ``self`` and ``fusion``
+    rotations: by use, ``self`` and ``fusion``; with ``text`` (of the tokens) and ``words`` (of the text's) where the
+               attention over the text turns too
     lengths:   valid tokens of each item; None: all
+    layout:    what the fusion wants to know of where the tokens of both streams lie (``networks.protocols.LaysOut``)
     skip_self: this layer's self-attention gives back its values (a perturbation that some guidances ask for)
     """
 
     tokens: Float[Tensor, "b n w"]
     noise: NoiseConditioning
     context: Float[Tensor, "b l w"] | KeyValue
-    rotations: Mapping[Literal["self", "fusion"], Rotation]
+    rotations: Mapping[RotationUse, Rotation]
     lengths: Int[Tensor, " b"] | None = None
     context_lengths: Int[Tensor, " b"] | None = None
     skip_self: bool = False
+    layout: Mapping[str, Tensor] = field(default_factory=dict[str, Tensor])
 
     def with_tokens(self, tokens: Float[Tensor, "b n w"]) -> Stream:
         return replace(self, tokens=tokens)

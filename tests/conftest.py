@@ -36,6 +36,7 @@ CHECKED = (
     "ovikit.networks.attention",
     "ovikit.networks.flash",
     "ovikit.networks.joint",
+    "ovikit.networks.modulation",
     "ovikit.networks.protocols",
     "ovikit.networks.rotary",
     "ovikit.networks.stages",

@@ -30,7 +30,7 @@ KINDS: dict[str, Kind] = {
         # modality "video" | "audio"; channels: of the codec's latents; text_width: of the conditioner;
         # precision Precision, what is computed in which number format
         Kind("backbone", "backbones", ("modality", "channels", "text_width", "precision"), "a Backbone (nn.Module)"),
-        # depth int; width AV[int]; heads AV[int]; attend callable; precision Precision
+        # depth int, layers that both towers have; width AV[int]; heads AV[int]; attend callable; precision Precision
         Kind(
             "fusion",
             "fusions",

@@ -5,7 +5,7 @@ Shape legend: b batch, n tokens, w width, c channels, t y x latent steps, rows, 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 from itertools import pairwise
@@ -14,7 +14,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from ovikit.networks.protocols import Attend, Backbone, Block, Partition, Positions, Visit
+from ovikit.networks.protocols import Attend, Backbone, Block, LaysOut, OwnHeads, Partition, Positions, Visit
 from ovikit.networks.rotary import rotation
 from ovikit.networks.stages import run_block
 from ovikit.types import (
@@ -25,7 +25,9 @@ from ovikit.types import (
     Modality,
     NoiseConditioning,
     Perturbation,
+    Rotated,
     Rotation,
+    RotationUse,
     Stream,
     Text,
     TokenGrid,
@@ -91,6 +93,7 @@ class JointModel(nn.Module):
         positions: Positions,
         attend: Attend,
         partition: Partition = WHOLE,
+        rotated: Rotated = Rotated(),
     ) -> None:
         super().__init__()
         depth = max(self._backbone(tower).depth for tower in towers.values())
@@ -107,8 +110,10 @@ class JointModel(nn.Module):
         )
         self.positions = positions
         self.partition = partition
+        self.rotated = rotated
         self.visit: Visit = at_hand
         self._rotations: dict[tuple[object, ...], Rotation] = {}
+        self._layouts: dict[tuple[object, ...], AV[Mapping[str, Tensor]]] = {}
 
     @staticmethod
     def _backbone(tower: nn.Module) -> Backbone:
@@ -134,23 +139,61 @@ class JointModel(nn.Module):
                         cached[m].append(layer.block(m).context_kv(value))  # type: ignore[operator]
         return AV.of({m: Context(value, cached=tuple(cached[m])) for m, value in tokens.items()})
 
-    def rotations(self, grid: TokenGrid, like: Tensor) -> dict[str, Rotation]:
-        """The rotations of a token grid by use, computed once per grid, device and precision."""
-        tower = self.tower(grid.modality)
-        head_width = tower.width // tower.heads
-        found = {}
-        for use in ("self", "fusion"):
-            key = (grid, use, head_width, like.device, like.dtype)
+    @property
+    def _fusion(self) -> nn.Module | None:
+        """The first layer in which the towers meet; None where they never do."""
+        return next((layer.fusion for layer in self.layers if layer.fusion is not None), None)  # type: ignore[return-value]  # ModuleList forgets the type
+
+    def head_width(self, modality: Modality, use: RotationUse) -> int:
+        """Width of the heads that are turned in one of the uses of rotations."""
+        tower, fusion = self.tower(modality), self._fusion
+        own = fusion.head_width if use == "fusion" and isinstance(fusion, OwnHeads) else None
+        return tower.width // tower.heads if own is None else own
+
+    def rotations(self, grid: TokenGrid, like: Tensor, words: int) -> dict[RotationUse, Rotation]:
+        """The rotations of a token grid by use, computed once per grid, device and precision.
+
+        words: text tokens that the grid's tokens read
+        """
+        uses: tuple[RotationUse, ...] = ("self", "fusion", *(("text", "words") if self.rotated.text else ()))
+        found: dict[RotationUse, Rotation] = {}
+        for use in uses:
+            head_width = self.head_width(grid.modality, use)
+            key = (grid, use, head_width, words if use == "words" else None, like.device, like.dtype)
             if key not in self._rotations:
                 with torch.inference_mode(False):  # they outlive the call: training may use them after sampling
-                    angles = self.positions.angles(grid, head_width, use)
+                    angles = self._angles(grid, head_width, use, words)
                     self._rotations[key] = rotation(angles, like.device, like.dtype)
             found[use] = self._rotations[key]
         return found
 
+    def _angles(self, grid: TokenGrid, head_width: int, use: RotationUse, words: int) -> Float[Tensor, "n p"]:
+        if use == "fusion":
+            angles = self.positions.angles(grid, head_width, "fusion")
+            return angles if self.rotated.fusion else torch.zeros_like(angles)
+        if use == "text":  # no word has a place in the picture
+            times = TokenGrid(grid.modality, (grid.shape[0], 1, 1), grid.edges_s)
+            return self.positions.angles(times, head_width, "self")[grid.index[:, 0]]
+        if use == "words":
+            grid = TokenGrid.uniform(grid.modality, (words, 1, 1), grid.edges_s[-1][1] / words)
+        return self.positions.angles(grid, head_width, "self")
+
+    def layouts(self, grids: AV[TokenGrid], device: torch.device) -> AV[Mapping[str, Tensor]]:
+        """What the fusion wants to know of where the tokens lie, computed once per pair of grids."""
+        fusion = self._fusion
+        if len(grids.modalities) < 2 or not isinstance(fusion, LaysOut):
+            return AV()
+        key = (grids, device)
+        if key not in self._layouts:
+            with torch.inference_mode(False):
+                made = fusion.layout(grids)
+                self._layouts[key] = made.map(lambda one: {name: value.to(device) for name, value in one.items()})
+        return self._layouts[key]
+
     def forget_rotations(self) -> None:
-        """Empties the cache of rotations, for a positional scheme that was exchanged."""
+        """Empties the caches of what depends on the tokens' places, for clips of another size or another scheme."""
         self._rotations.clear()
+        self._layouts.clear()
 
     def forward(
         self,
@@ -173,9 +216,13 @@ class JointModel(nn.Module):
         perturbation: of the whole batch; or one for each of k equal, consecutive parts of it
         """
         tokens_grid = AV.of({m: self.tower(m).grid(grids[m]) for m in latents.modalities})
+        layouts = self.layouts(tokens_grid, next(latents.values()).device)
         streams = AV.of(
             {
-                m: self._stream(m, x, sigma[m], context[m], tokens_grid[m], clean_steps.get(m) or 0, lengths.get(m))
+                m: replace(
+                    self._stream(m, x, sigma[m], context[m], tokens_grid[m], clean_steps.get(m) or 0, lengths.get(m)),
+                    layout=layouts.get(m) or {},
+                )
                 for m, x in latents.items()
             }
         )
@@ -203,7 +250,8 @@ class JointModel(nn.Module):
     ) -> Stream:
         tower = self.tower(modality)
         noise = _noise(tower, sigma, clean * grid.tokens_per_step, len(grid))
-        return Stream(tower.embed(x), noise, context.tokens, self.rotations(grid, x), lengths, context.lengths)
+        by = self.rotations(grid, x, context.tokens.shape[1])
+        return Stream(tower.embed(x), noise, context.tokens, by, lengths, context.lengths)
 
 
 def _noise(tower: Backbone, sigma: Float[Tensor, " b"], clean: int, total: int) -> NoiseConditioning:

@@ -6,7 +6,7 @@ m tokens that a query attends to, t y x latent steps, rows, columns (``*tyx``: o
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from typing import Any, Literal, NamedTuple, Protocol, runtime_checkable
 
@@ -95,11 +95,30 @@ class Backbone(Protocol):
 class FusionLayer(Protocol):
     """The fusion of one layer: an ``nn.Module`` whose ``forward`` runs both blocks and lets them meet.
 
-    A fusion component builds one FusionLayer per layer from ``(depth, width: AV, heads: AV, attend)``.
-    It is called only when both streams are there; a lone stream runs ``stages.run_block``.
+    A fusion component builds one FusionLayer for each layer that both towers have, from
+    ``(depth, width: AV, heads: AV, attend, precision)``; None where the blocks of a layer run alone. It is called only
+    when both streams are there; a lone stream runs ``stages.run_block``.
     """
 
     def forward(self, blocks: AV[Block], streams: AV[Stream]) -> AV[Stream]: ...
+
+
+@runtime_checkable
+class OwnHeads(Protocol):
+    """A FusionLayer whose queries and keys have a head width of their own: the rotations for ``fusion`` are made for
+    it. Those of the others are made for each tower's heads."""
+
+    head_width: int
+
+
+@runtime_checkable
+class LaysOut(Protocol):
+    """A FusionLayer that has to know where tokens lie in time, beyond their rotations."""
+
+    def layout(self, grids: AV[TokenGrid]) -> AV[Mapping[str, Tensor]]:
+        """What each stream is to carry as ``Stream.layout``: tensors that depend on nothing but the two grids, such as
+        the bounds of windows. Made once per clip shape, for all layers by the first of them; moved to the device."""
+        ...
 
 
 @runtime_checkable

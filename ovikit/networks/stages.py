@@ -30,9 +30,12 @@ def self_stage(block: Block, stream: Stream, mod: Any, attend: Attend) -> Stream
 def context_attention(
     block: Block, stream: Stream, attend: Attend
 ) -> tuple[Float[Tensor, "b n h d"], Float[Tensor, "b n h d"]]:
-    """The text-attended heads, and the query that read them."""
+    """The text-attended heads, and the query that read them, as it was before any rotation."""
     heads = block.context_heads(stream.tokens, stream.context)
-    attended = whole_keys(attend)(heads.query, heads.key, heads.value, stream.context_lengths)
+    query, key = heads.query, heads.key
+    if "text" in stream.rotations:
+        query, key = rotate(query, stream.rotations["text"]), rotate(key, stream.rotations["words"])
+    attended = whole_keys(attend)(query, key, heads.value, stream.context_lengths)
     return attended, heads.query
 
 

@@ -43,8 +43,8 @@ class ClassifierFree:
             return (prompt,)
         return prompt, Pass(NEGATIVE, NEGATIVE, Perturbation(skip_layers=self.skip_layers))
 
-    def combine(self, velocities: Mapping[str, AV[Tensor]]) -> AV[Tensor]:
-        """The guided velocity, from the velocity of each pass."""
+    def combine(self, velocities: Mapping[str, AV[Tensor]], x: AV[Tensor], sigma: AV[float]) -> AV[Tensor]:
+        """The guided velocity, from the velocity of each pass; where the latents lie makes no difference."""
         prompt = velocities[PROMPT]
         if self.evaluations == 1:
             return prompt

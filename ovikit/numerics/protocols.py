@@ -13,7 +13,7 @@ from typing import Protocol, TypeVar
 
 from torch import Generator, Tensor
 
-from ovikit.types import AV, Perturbation
+from ovikit.types import AV, Modality, Perturbation
 
 S = TypeVar("S")
 
@@ -50,15 +50,21 @@ class Solver(Protocol[S]):
 
 @dataclass(frozen=True, slots=True)
 class Pass:
-    """One network evaluation of a guided step: which conditioning it reads and how it is perturbed."""
+    """One network evaluation of a guided step: which conditioning it reads and how it is perturbed.
+
+    anchored: modalities whose latents the pass exchanges for those of nothing happening, at level 0: a still grey
+              picture, or silence. What it says of their velocity means nothing
+    """
 
     name: str
     conditioning: str
     perturbation: Perturbation = field(default_factory=Perturbation)
+    anchored: tuple[Modality, ...] = ()
 
 
 class Guidance(Protocol):
-    """How the passes of one step make one velocity. ``evaluations``: network evaluations per field call.
+    """How the passes of one step make one velocity. ``evaluations``: network evaluations per field call, the most that
+    a level asks for.
 
     Conditionings a recipe run offers: ``prompt`` (the prompt for both towers) and ``negative`` (the negative
     prompt of each modality).
@@ -68,7 +74,10 @@ class Guidance(Protocol):
     def evaluations(self) -> int: ...
 
     def passes(self, sigma: AV[float]) -> tuple[Pass, ...]: ...
-    def combine(self, velocities: Mapping[str, AV[Tensor]]) -> AV[Tensor]: ...
+
+    def combine(self, velocities: Mapping[str, AV[Tensor]], x: AV[Tensor], sigma: AV[float]) -> AV[Tensor]:
+        """The guided velocity at the latents ``x``, from the velocity of each pass that ``passes(sigma)`` named."""
+        ...
 
 
 class Objective(Protocol):

@@ -82,7 +82,8 @@ def sample(
     def field(x: AV[Tensor], sigma: AV[float]) -> AV[Tensor]:
         held, told = hold(x, clean), schedule.told(sigma)
         velocities = network(held, told, guidance.passes(sigma))
-        return guidance.combine({name: velocity.zip(x, _widened) for name, velocity in velocities.items()})
+        wide = {name: velocity.zip(x, _widened) for name, velocity in velocities.items()}
+        return guidance.combine(wide, held, sigma)
 
     x, state = hold(noise, clean), solver.init(noise)
     for step in range(steps):

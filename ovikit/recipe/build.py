@@ -37,7 +37,7 @@ from ovikit.networks.protocols import (
 )
 from ovikit.numerics.protocols import Guidance, Objective, Schedule, Solver
 from ovikit.recipe.models import CheckpointSlot, Recipe, Slot, Suite, Training
-from ovikit.types import AV, ClipSpec, Modality
+from ovikit.types import AV, ClipSpec, Modality, Rotated
 
 if TYPE_CHECKING:
     from ovikit.evaluation.protocols import Evaluator, PromptSet
@@ -238,23 +238,30 @@ def _on_meta(recipe: Recipe, codecs: AV[Codec], conditioner: Conditioner, spread
         told = towers.map(lambda one: cast(Backbone, one))
         for modality, one in told.items():
             _refuse_bad_grid(one, codecs[modality], slots[modality])
-        depths = sorted({one.depth for one in told.values()})
-        fusion: Sequence[nn.Module | None] = [None] * depths[-1]
-        if len(told.modalities) == 2:  # a tower alone has nobody to meet
-            fusion = build_slot(
-                parts.fusion,
-                depth=depths[-1],
-                width=told.map(lambda one: one.width),
-                heads=told.map(lambda one: one.heads),
-                attend=attend,
-                precision=precision,
-            )
-        if len(fusion) != depths[-1]:
-            raise UserError(
-                f"fusion '{parts.fusion.type}' built {len(fusion)} layers for towers of {depths[-1]}", "model.fusion"
-            )
-        model = JointModel(towers, fusion, positions, attend, spread.partition)
-        return model.to(precision.dtype)
+        fusion = _fusion(recipe, told, attend)
+        rotated = Rotated(parts.rotated.fusion, parts.rotated.text)
+        return JointModel(towers, fusion, positions, attend, spread.partition, rotated).to(precision.dtype)
+
+
+def _fusion(recipe: Recipe, towers: AV[Backbone], attend: Attend) -> Sequence[nn.Module | None]:
+    """The fusion of each layer of the deeper tower: those that it has alone are without."""
+    depths = sorted(tower.depth for tower in towers.values())
+    if len(depths) == 1:  # a tower alone has nobody to meet
+        return [None] * depths[0]
+    slot, shared = recipe.model.fusion, depths[0]
+    fusion: Sequence[nn.Module | None] = build_slot(
+        slot,
+        depth=shared,
+        width=towers.map(lambda one: one.width),
+        heads=towers.map(lambda one: one.heads),
+        attend=attend,
+        precision=precision_of(recipe),
+    )
+    if len(fusion) != shared:
+        raise UserError(
+            f"fusion '{slot.type}' built {len(fusion)} layers for towers that share {shared}", "model.fusion"
+        )
+    return [*fusion, *[None] * (depths[-1] - shared)]
 
 
 def _refuse_bad_grid(tower: Backbone, codec: Codec, slot: Slot) -> None:

@@ -127,6 +127,16 @@ class Precision(Section):
     """official: rounded wherever the released code rounds; clean: norms, modulation and tokens stay in float32."""
 
 
+class Rotated(Section):
+    """Which attentions turn by the positions, beside the one over a stream's own tokens."""
+
+    fusion: bool = True
+    """The attention over the other modality."""
+    text: bool = False
+    """The attention over the text: its words count as steps that last the whole clip together, and tokens turn by their
+    time alone. No published model does so."""
+
+
 class Model(Section):
     """The joint network and what stands between it and files and prompts."""
 
@@ -138,6 +148,8 @@ class Model(Section):
     """How the two towers meet."""
     positions: Annotated[Slot, Of("positions")]
     """Rotation angles of each token."""
+    rotated: Rotated = Rotated()
+    """Which attentions turn by them."""
     codecs: Codecs
     """Pixels and waveform to latents and back."""
     conditioner: Annotated[Slot, Of("conditioner")]

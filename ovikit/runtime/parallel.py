@@ -122,7 +122,7 @@ class TokenPartition:
             tokens=_cut(stream.tokens, start, share, 1),
             noise=cut_noise(stream.noise, start, share),
             rotations={
-                use: Rotation(_cut(by.cos, start, share, 0), _cut(by.sin, start, share, 0))
+                use: by if use == "words" else Rotation(_cut(by.cos, start, share, 0), _cut(by.sin, start, share, 0))
                 for use, by in stream.rotations.items()
             },
         )

@@ -15,12 +15,12 @@ from einops import rearrange
 from jaxtyping import Float
 from torch import Generator, Tensor, nn
 
+from ovikit.networks.modulation import RMSNorm
 from ovikit.networks.precision import FLOAT32, Precision
 from ovikit.networks.protocols import Attend, Block
 from ovikit.networks.rotary import rotate
 from ovikit.networks.stages import context_attention, feed_forward_stage, self_stage
 from ovikit.types import AV, Modality, Stream
-from ovikit_ovi.tower import RMSNorm
 
 
 class OtherReader(nn.Module):

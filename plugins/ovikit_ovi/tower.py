@@ -10,7 +10,6 @@ Source: the released Ovi code at 5b69b25, from Wan2.2. Leaf names are Wan's own 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
@@ -19,26 +18,12 @@ from jaxtyping import Float, Float64
 from torch import Generator, Tensor, nn
 from torch.nn import functional as F
 
+from ovikit.networks.modulation import RMSNorm, gated, modulated
 from ovikit.networks.precision import FLOAT32, Precision
 from ovikit.networks.protocols import Heads
 from ovikit.types import KeyValue, Modality, NoiseConditioning, Text, TokenGrid
 
 TIMESTEPS = 1000  # the scale of the timesteps that the time embedding was trained with
-
-
-class RMSNorm(nn.Module):
-    """Root-mean-square normalisation over the last axis, computed in float32 at least."""
-
-    def __init__(self, width: int, eps: float, precision: Precision) -> None:
-        super().__init__()
-        self.eps, self.precision = eps, precision
-        self.weight = nn.Parameter(torch.empty(width))
-
-    def init_weights(self, generator: Generator) -> None:
-        nn.init.ones_(self.weight)
-
-    def forward(self, x: Float[Tensor, "*any w"]) -> Float[Tensor, "*any w"]:
-        return self.precision.rms_norm(x, self.eps, self.weight)
 
 
 class Affine(NamedTuple):
@@ -55,41 +40,6 @@ class Modulation(NamedTuple):
 
     attention: Affine
     feed_forward: Affine
-
-
-def by_span(
-    function: Callable[[Tensor, Tensor, Tensor], Tensor],
-    values: tuple[Float[Tensor, "b s w"], ...],
-    spans: tuple[int, ...],
-    *tokens: Float[Tensor, "b n w"],
-) -> Float[Tensor, "b n w"]:
-    """``function`` of each span's tokens and values: nothing is ever repeated per token."""
-    if len(spans) == 1:
-        return function(*tokens, *values)
-    cut = [one.split(spans, dim=1) for one in tokens] + [one.split(1, dim=1) for one in values]
-    return torch.cat([function(*parts) for parts in zip(*cut, strict=True)], dim=1)
-
-
-def modulated(
-    x: Float[Tensor, "b n w"],
-    shift: Float[Tensor, "b s w"],
-    scale: Float[Tensor, "b s w"],
-    spans: tuple[int, ...],
-    precision: Precision,
-) -> Float[Tensor, "b n w"]:
-    """Tokens times (1 + scale) plus shift."""
-    return by_span(lambda part, add, by: precision.scaled(add, part, 1 + by), (shift, scale), spans, x)
-
-
-def gated(
-    x: Float[Tensor, "b n w"],
-    update: Float[Tensor, "b n w"],
-    gate: Float[Tensor, "b s w"],
-    spans: tuple[int, ...],
-    precision: Precision,
-) -> Float[Tensor, "b n w"]:
-    """Tokens plus gate times update."""
-    return by_span(precision.scaled, (gate,), spans, x, update)
 
 
 class AttentionProjections(nn.Module):

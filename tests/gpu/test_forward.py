@@ -54,7 +54,7 @@ def bound(model: JointModel, dtype: torch.dtype, device: str, batched: bool = Fa
 
 def guided(network: BoundNetwork, latents: AV[Tensor]) -> AV[Tensor]:
     guidance, told = ClassifierFree(AV(4.0, 3.0), skip_layers=(1,)), AV(0.6, 0.6)
-    return guidance.combine(network(latents, told, guidance.passes(told)))
+    return guidance.combine(network(latents, told, guidance.passes(told)), latents, told)
 
 
 def error(found: AV[Tensor], expected: AV[Tensor]) -> float:

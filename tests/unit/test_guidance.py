@@ -18,7 +18,7 @@ def pair(seed: int) -> AV[Tensor]:
 
 def test_each_modality_is_guided_by_its_own_scale() -> None:
     prompt, negative = pair(0), pair(1)
-    guided = ClassifierFree(AV(4.0, 3.0)).combine({"prompt": prompt, "negative": negative})
+    guided = ClassifierFree(AV(4.0, 3.0)).combine({"prompt": prompt, "negative": negative}, pair(2), SIGMA)
     for modality, scale in (("video", 4.0), ("audio", 3.0)):
         positive, other = prompt[modality], negative[modality]
         torch.testing.assert_close(guided[modality], other + scale * (positive - other))
@@ -26,7 +26,7 @@ def test_each_modality_is_guided_by_its_own_scale() -> None:
 
 def test_scale_zero_gives_the_negative_pass_and_scale_one_the_prompt() -> None:
     prompt, negative = pair(0), pair(1)
-    guided = ClassifierFree(AV(0.0, 1.0)).combine({"prompt": prompt, "negative": negative})
+    guided = ClassifierFree(AV(0.0, 1.0)).combine({"prompt": prompt, "negative": negative}, pair(2), SIGMA)
     assert torch.equal(guided["video"], negative["video"])
     torch.testing.assert_close(guided["audio"], prompt["audio"])
 
@@ -49,12 +49,12 @@ def test_evaluations_are_the_passes_that_are_made() -> None:
 
 def test_without_guidance_the_prompt_pass_is_the_velocity() -> None:
     prompt = pair(0)
-    assert ClassifierFree(AV(1.0, 1.0)).combine({"prompt": prompt}) is prompt
+    assert ClassifierFree(AV(1.0, 1.0)).combine({"prompt": prompt}, pair(2), SIGMA) is prompt
 
 
 def test_a_lone_modality_is_guided_as_in_the_pair() -> None:
     prompt, negative, guidance = pair(0), pair(1), ClassifierFree(AV(4.0, 3.0))
-    both = guidance.combine({"prompt": prompt, "negative": negative})
-    alone = guidance.combine({"prompt": AV(audio=prompt.audio), "negative": AV(audio=negative.audio)})
+    both = guidance.combine({"prompt": prompt, "negative": negative}, pair(2), SIGMA)
+    alone = guidance.combine({"prompt": AV(audio=prompt.audio), "negative": AV(audio=negative.audio)}, pair(2), SIGMA)
     assert alone.video is None
     assert torch.equal(alone["audio"], both["audio"])

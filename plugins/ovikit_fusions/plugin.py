@@ -1,0 +1,13 @@
+"""What this plugin registers: the published fusions beside Ovi's. Torch-free until one is built."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from ovikit.kernel.component import Component
+from ovikit.kernel.hookspecs import hookimpl
+
+
+@hookimpl
+def ovikit_register_fusions() -> Sequence[Component]:
+    return ()
