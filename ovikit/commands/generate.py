@@ -53,9 +53,20 @@ Weights = Annotated[
         show_default=False,
     ),
 ]
+Checkpoint = Annotated[
+    str | None,
+    typer.Option(
+        metavar="FILE",
+        help="A checkpoint of the run in place of its final weights: a name in its folder of checkpoints, or a path.",
+        show_default=False,
+    ),
+]
 OutFolder = Annotated[
     Path | None,
-    typer.Option(metavar="DIR", help="Folder of the clips; default: prompted (of a suite: clips) in the run's."),
+    typer.Option(
+        metavar="DIR",
+        help="Folder of the clips; default: prompted (of a suite: clips) in the run's, -NAME for a checkpoint.",
+    ),
 ]
 NoiseSeed = Annotated[
     int | None,
@@ -82,6 +93,7 @@ def generate(
     size: ClipSize = None,
     suite: PromptSuite = None,
     weights: Weights = None,
+    checkpoint: Checkpoint = None,
     out: OutFolder = None,
     seed: NoiseSeed = None,
     count: Annotated[int, typer.Option(min=1, help="Clips for each prompt.")] = 1,
@@ -94,6 +106,8 @@ def generate(
     """Make clips from prompts. Clips that are there already are kept, so a killed run goes on where it was.
 
     Example: ovikit generate runs/demo --prompt "A red ball flashes twice on the left. Audio: two low tones" --seed 7
+
+    Example: ovikit generate runs/demo --checkpoint step-000400 --prompts prompts.csv
 
     Example: ovikit generate recipes/reference/ovi-960x960-10s.yaml --weights DIR --prompt "..." --image first.png
     """
@@ -111,13 +125,14 @@ def generate(
 
     console = Console(soft_wrap=True, quiet=not is_main())
     wanted = None if size is None else parse_size(size)
-    found = find_source(source, changes, weights)
+    trained = None if checkpoint is None else _weights_at(source, checkpoint, weights)
+    found = find_source(source, changes, weights, trained)
     items = _items(found.recipe, prompt, prompts, suite, image)[:first]
     with generation_progress(console, lines=True) as shown:
         done = run_generation(
             found,
             items,
-            out or found.folder / ("clips" if suite else "prompted"),
+            out or found.folder / _folder_name(bool(suite), trained),
             count=count,
             batch_size=batch_size,
             overwrite=overwrite,
@@ -127,6 +142,23 @@ def generate(
         )
     for line in closing_lines(done):
         console.print(line, highlight=False, markup=False)
+
+
+def _weights_at(run: Path, checkpoint: str, weights: Path | None) -> Path:
+    """The file with the weights that a checkpoint of a run holds."""
+    if not run.is_dir():
+        raise UserError("--checkpoint goes with the folder of a training run, which this is not", str(run))
+    if weights is not None and not weights.is_dir():
+        raise UserError("--checkpoint and a file of weights were both given", hint="either names the network's weights")
+    from ovikit.training.checkpoints import weights_of_checkpoint
+
+    return weights_of_checkpoint(run, checkpoint)
+
+
+def _folder_name(suite: bool, trained: Path | None) -> str:
+    """What the folder of the clips is called by default: those of a checkpoint do not mix with the others."""
+    name = "clips" if suite else "prompted"
+    return name if trained is None else f"{name}-{trained.stem}"
 
 
 def closing_lines(done: Generated) -> list[str]:

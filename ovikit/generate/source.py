@@ -69,11 +69,14 @@ def build_parts(source: Source) -> Parts:
     return Parts(build_codecs(recipe, assets), build_conditioner(recipe, assets))
 
 
-def find_source(source: Path, overrides: Sequence[str] = (), weights: Path | None = None) -> Source:
+def find_source(
+    source: Path, overrides: Sequence[str] = (), weights: Path | None = None, trained: Path | None = None
+) -> Source:
     """The recipe and the weights of a recipe file, or of the folder of a training run.
 
     weights: a file takes the place of the network's own weights; in a folder all of a recipe's weights are found, but
              for those of a network that the run itself has trained
+    trained: file with those; default: what the run ended with
 
     UserError where there are no weights, or no such run.
     """
@@ -86,7 +89,7 @@ def find_source(source: Path, overrides: Sequence[str] = (), weights: Path | Non
         if file is None:
             _refuse_without_weights(found, source)
         return found
-    lock, own = source / LOCK, source / WEIGHTS
+    lock, own = source / LOCK, trained or source / WEIGHTS
     if not lock.is_file():
         raise UserError(f"this is not the folder of a run: it has no {LOCK}", str(source))
     if file is None and not own.is_file():

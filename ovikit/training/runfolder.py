@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import pickle
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-import torch
 from torch import Tensor
 
 from ovikit.checkpoints.load import read_metadata, write_tensors
@@ -16,6 +13,7 @@ from ovikit.layout import CHECKPOINTS, LAST_CHECKPOINT, LOCK, METRICS, WEIGHTS
 from ovikit.recipe.diff import differences
 from ovikit.recipe.document import read_yaml
 from ovikit.recipe.models import Recipe
+from ovikit.training.checkpoints import read_checkpoint
 
 
 @dataclass(frozen=True)
@@ -83,17 +81,8 @@ class RunFolder:
         """The step of the newest checkpoint, or None where there is none. UserError for one that cannot be read."""
         if not self.last.exists():
             return None
-        try:
-            checkpoint: dict[str, Any] = torch.load(self.last, map_location="cpu", weights_only=True, mmap=True)
-            return int(checkpoint["global_step"])
-        except (OSError, RuntimeError, ValueError, KeyError, EOFError, pickle.UnpicklingError) as error:
-            # the first line only: torch adds advice on loading without safety
-            reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-            raise UserError(
-                f"this checkpoint cannot be read ({reason})",
-                str(self.last),
-                "copy an earlier step-*.ckpt of the same folder over it and go on with --resume",
-            ) from error
+        hint = "copy an earlier step-*.ckpt of the same folder over it and go on with --resume"
+        return int(read_checkpoint(self.last, hint)["global_step"])
 
     def write_weights(self, tensors: dict[str, Tensor], recipe: Recipe, step: int, averaged: bool) -> None:
         """Writes the final weights, complete or not at all, with what they are in the metadata."""

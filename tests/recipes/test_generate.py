@@ -19,6 +19,7 @@ from ovikit.evaluation.protocols import PromptItem
 from ovikit.files import sha256_of
 from ovikit.generate.jobs import FirstFrame, Shape, groups, plan
 from ovikit.generate.media import read_clip
+from ovikit.generate.prompts import given_prompts
 from ovikit.generate.run import Generated, find_source, generate
 from ovikit.generate.watch import Unwatched
 from ovikit.layout import LOCK, WEIGHTS
@@ -285,3 +286,35 @@ def test_what_is_shown_off_a_terminal_is_a_line_for_each_phase_note_and_clip(run
     told = closing_lines(done)
     assert told[0].startswith("5 clips in ")
     assert "peak resident memory" in told[1]
+
+
+def test_a_checkpoint_takes_the_place_of_the_final_weights(run, tmp_path) -> None:
+    """Its clips are its own, in a folder of their own; the file that it makes is read like any weights."""
+    from typer.testing import CliRunner
+
+    from ovikit.cli import build_app
+
+    folder = tmp_path / "run"
+    folder.mkdir()
+    (folder / LOCK).write_bytes((run / LOCK).read_bytes())
+    final = load_file(run / WEIGHTS)
+    averages = {"Ema": {"average": {name: value for name, value in final.items() if "head" in name}}}
+    state = {f"model.{name}": value * 0.9 if "head" in name else value for name, value in final.items()}
+    (folder / "checkpoints").mkdir()
+    torch.save({"global_step": 7, "state_dict": state, "callbacks": averages}, folder / "checkpoints/step-000007.ckpt")
+    torch.save({"global_step": 6, "state_dict": state, "callbacks": {}}, folder / "checkpoints/step-000006.ckpt")
+    for name in ("step-000007", "step-000006"):
+        arguments = ["generate", str(folder), "--checkpoint", name, "--device", "cpu", "--batch-size", "2"]
+        done = CliRunner().invoke(build_app(), [*arguments, *(f"--prompt={item.prompt}" for item in ITEMS[:2])])
+        assert done.exit_code == 0, done.output
+    averaged, plain = folder / "prompted-step-000007", folder / "prompted-step-000006"
+    made = generate(
+        find_source(run), given_prompts([item.prompt for item in ITEMS[:2]], 0), tmp_path / "final", batch_size=2
+    )
+    assert digests(averaged) == digests(made.folder)
+    assert set(digests(plain).values()).isdisjoint(digests(averaged).values())
+    arguments = ["generate", str(folder), "--checkpoint", "step-000007", "--prompt", "x"]
+    done = CliRunner().invoke(build_app(), [*arguments, "--weights", str(run / WEIGHTS)])
+    assert "--checkpoint and a file of weights were both given" in str(done.exception)
+    done = CliRunner().invoke(build_app(), ["generate", str(RECIPE), "--checkpoint", "x", "--prompt", "x"])
+    assert "--checkpoint goes with the folder of a training run" in str(done.exception)
