@@ -16,6 +16,7 @@ from typing import Any
 
 from rich.console import Console
 
+from ovikit.ablation.store import checkpoint_name
 from ovikit.errors import UserError
 from ovikit.evaluation.results import Results, read_results, write_results
 from ovikit.evaluation.runner import build_bench, evaluate
@@ -23,13 +24,12 @@ from ovikit.files import atomic_write_json
 from ovikit.generate.run import generate
 from ovikit.generate.source import Source
 from ovikit.layout import LOCK, METRICS, WEIGHTS, read_metrics
-from ovikit.numerics.count import count_evaluations
+from ovikit.numerics.evaluations import count_evaluations
 from ovikit.recipe import build
 from ovikit.recipe.load import load_recipe, load_suite
 from ovikit.recipe.models import Recipe
 from ovikit.training.checkpoints import weights_of_checkpoint
 from ovikit.training.parameters import part_of
-from ovikit.training.run import train
 
 BATCH = 16
 COST = "cost.json"
@@ -85,6 +85,8 @@ def _trained(recipe: Recipe, folder: Path, latents: Path, console: Console) -> d
     told = folder / COST
     if told.is_file() and (folder / WEIGHTS).is_file():
         return json.loads(told.read_text(encoding="utf-8"))
+    from ovikit.training.run import train  # Lightning takes seconds to import
+
     lock = folder / LOCK
     # Cells that differ in sampling share a training: it goes by the recipe of the one that began it.
     began = load_recipe(lock) if lock.is_file() else recipe
@@ -120,7 +122,7 @@ def _measured(recipe: Recipe, request: Request, point: int, console: Console) ->
     if told.is_file() and timed.is_file():
         return read_results(told), float(json.loads(timed.read_text())["denoising_per_clip"])
     last = point == request.points[-1]
-    weights = training / WEIGHTS if last else weights_of_checkpoint(training, f"step-{point:06d}.ckpt")
+    weights = training / WEIGHTS if last else weights_of_checkpoint(training, checkpoint_name(point))
     suite = load_suite(request.suite)
     bench = build_bench(suite, recipe)
     began = time.monotonic()

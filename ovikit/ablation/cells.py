@@ -45,7 +45,7 @@ class Cell:
     """One recipe with one seed, trained and measured.
 
     digest:   of all that its numbers depend on: the recipe, the suite, the steps it is measured at
-    training: digest of what its weights depend on: cells that differ in sampling alone share it
+    training: digest of what its weights depend on: cells that differ in sampling or measuring alone share it
     """
 
     arm: Arm
@@ -118,7 +118,7 @@ def _cell(arm: Arm, seed: int, points: Sequence[int], suite: Path, measured: Sui
     )
     recipe = load_recipe(arm.path, (*arm.overrides, *fixed))
     data = recipe.to_dict()
-    del data["name"]  # what a recipe is called changes no number
+    del data["name"], data["training"]["trainer"]["checkpoint_every_steps"]  # neither changes a number
     training = digest_of({key: value for key, value in data.items() if key != "sampling"})
     whole = {"format": _FORMAT, "recipe": digest_of(data), "suite": measured.digest, "points": list(points)}
     digest = hashlib.sha256(json.dumps(whole, sort_keys=True).encode()).hexdigest()

@@ -1,7 +1,7 @@
 """Where cells lie on disk, and what state each is in. Torch-free.
 
     STORE/cells/DIGEST/     cell.json (what it is, then what it measured), log.txt, step-000600/{clips, results.json}
-    STORE/trainings/DIGEST/ the training run that cells share which differ in sampling alone
+    STORE/trainings/DIGEST-N/ a training run with N measurements, shared by cells that differ in sampling alone
     STORE/latents/          encoded data sets; STORE/truth/DIGEST/ ground-truth clips
     STORE/NAME/             a matrix's plan, tables, figures and report
 
@@ -11,13 +11,14 @@ Cells of all matrices lie together: what one matrix has run, another finds.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 from ovikit.ablation.cells import Cell
 from ovikit.files import atomic_write_json
+from ovikit.layout import CHECKPOINTS, WEIGHTS
 
 State = Literal["finished", "failed", "begun", "new"]
 RECORD = "cell.json"
@@ -34,7 +35,11 @@ class Store:
         return self.path / "cells" / cell.digest
 
     def training(self, cell: Cell) -> Path:
-        return self.path / "trainings" / cell.training
+        """The folder of a cell's training: its own, unless a finished one has all that the cell measures."""
+        folder = self.path / "trainings"
+        own = folder / f"{cell.training}-{len(cell.measured_at)}"
+        others = sorted(folder.glob(f"{cell.training}-*"))
+        return next((one for one in (own, *others) if _has(one, cell.measured_at)), own)
 
     @property
     def latents(self) -> Path:
@@ -62,3 +67,14 @@ class Store:
         """Writes a cell's record, whole or not at all."""
         known = {"digest": cell.digest, "training": cell.training, "recipe": cell.recipe.name, "seed": cell.seed}
         atomic_write_json(self.cell(cell) / RECORD, {"state": state, **known, **told})
+
+
+def checkpoint_name(step: int) -> str:
+    """The file that a training keeps of a step on its way."""
+    return f"step-{step:06d}.ckpt"
+
+
+def _has(training: Path, points: Sequence[int]) -> bool:
+    """Whether a training is finished and kept a checkpoint of each point but the last, which is its end."""
+    kept = all((training / CHECKPOINTS / checkpoint_name(step)).is_file() for step in points[:-1])
+    return kept and (training / WEIGHTS).is_file()

@@ -26,6 +26,9 @@ def app_command(cli: typer.Typer) -> None:
     cli.command("ablate")(ablate)
 
 
+_SHOWN = 4
+"""Columns of the report's table that a terminal has room for."""
+
 MatrixFiles = Annotated[list[Path], typer.Argument(metavar="MATRIX...", help="Matrix files.", show_default=False)]
 MatrixOverrides = Annotated[
     list[str] | None,
@@ -76,10 +79,14 @@ def _one(
     from ovikit.ablation.store import Store
 
     store = Store(out)
-    kept = store.matrix(matrix.name) / "paces.json"
-    with console.status("timing") as status:
-        expected = expectations(matrix, list(arms), kept, lambda arm: status.update(f"timing {arm}"))
-    plan = plan_of(matrix, arms, {name: one.steps for name, one in expected.items()})
+    expected: dict[str, Expectation] = {}
+    steps = {arm.label: matrix.budget.steps or 0 for arm in arms}
+    if not report or matrix.budget.steps is None:
+        kept = store.matrix(matrix.name) / "paces.json"
+        with console.status("timing") as status:
+            expected = expectations(matrix, list(arms), kept, lambda arm: status.update(f"timing {arm}"))
+        steps = {name: one.steps for name, one in expected.items()}
+    plan = plan_of(matrix, arms, steps)
     if not report:
         _say_plan(plan, store, expected, jobs, console)
     if dry_run:
@@ -155,15 +162,16 @@ def _report(plan: Plan, store: Store, command: str, console: Console) -> None:
 
 
 def results_table(table: Table) -> RichTable:
-    """The arms with their first metric, its difference from the baseline, and what that says."""
+    """The arms with their first metric, its difference from the baseline, and what that says; the rest is in the
+    report."""
     from rich import box
     from rich.table import Table as RichTable
 
     from ovikit.ablation.report import cells, head
 
     shown = RichTable(box=box.SIMPLE_HEAD, padding=(0, 1), pad_edge=False)
-    for i, name in enumerate(head(table)):
+    for i, name in enumerate(head(table)[:_SHOWN]):
         shown.add_column(name, justify="left" if i in (0, 3) else "right", no_wrap=True)
     for row in table.rows:
-        shown.add_row(*(cell.replace("[", r"\[") for cell in cells(table, row)))
+        shown.add_row(*(cell.replace("[", r"\[") for cell in cells(table, row)[:_SHOWN]))
     return shown
