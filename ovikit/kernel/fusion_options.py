@@ -46,7 +46,7 @@ class FusedLayersConfig(Config):
     direction: Direction = "both"
     """both: each reads the other; a2v (audio to video): the video reads and the audio runs alone; v2a: the reverse."""
     layers: Layers = "full"
-    """full: all; shallow: first third; distributed: one in three; progressive: first quarter, then one in three; a list."""
+    """full: all; shallow: first third; distributed: 1 in 3; progressive: first quarter, then 1 in 3; or a list."""
 
 
 class FusionConfig(FusedLayersConfig):
