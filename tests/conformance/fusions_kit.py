@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from typing import NamedTuple
+
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from ovikit.kernel.manager import installed_catalog
 from ovikit.networks.attention import sdpa
@@ -33,8 +36,18 @@ LATENTS = AV(
 )
 PIXELS = 4
 """Tokens of a video step."""
-EVEN = {"width": AV(24, 24), "heads": AV(2, 2), "depth": AV(2, 2)}
-APART = {"width": AV(24, 16), "heads": AV(3, 2), "depth": AV(3, 2)}
+
+
+class Shape(NamedTuple):
+    """Sizes of the two towers."""
+
+    width: AV[int]
+    heads: AV[int]
+    depth: AV[int]
+
+
+EVEN = Shape(AV(24, 24), AV(2, 2), AV(2, 2))
+APART = Shape(AV(24, 16), AV(3, 2), AV(3, 2))
 
 
 def drawn(*shape: int, seed: int) -> Tensor:
@@ -42,30 +55,22 @@ def drawn(*shape: int, seed: int) -> Tensor:
 
 
 def fusion_of(
-    name: str,
-    depth: int,
-    width: AV[int],
-    heads: AV[int],
-    attend: Attend = sdpa,
-    precision: Precision = FLOAT32,
-    **options: object,
-):
+    name: str, shape: Shape = EVEN, attend: Attend = sdpa, precision: Precision = FLOAT32, **options: object
+) -> Sequence[nn.Module | None]:
     """The layers that a component builds, with options as a recipe gives them."""
     component = installed_catalog().find("fusion", name).component
     config = component.config.model_validate(options)
-    return component.build(config, depth=depth, width=width, heads=heads, attend=attend, precision=precision)
+    depth = min(shape.depth.values())
+    return component.build(
+        config, depth=depth, width=shape.width, heads=shape.heads, attend=attend, precision=precision
+    )
 
 
 def bare(
-    name: str,
-    width: AV[int],
-    heads: AV[int],
-    depth: AV[int],
-    attend: Attend = sdpa,
-    precision: Precision = FLOAT32,
-    **options: object,
+    name: str, shape: Shape = EVEN, attend: Attend = sdpa, precision: Precision = FLOAT32, **options: object
 ) -> JointModel:
     """A model as recipes build it, its weights still to be drawn."""
+    width, heads, depth = shape
     towers = {
         m: OviTower(
             m, channels, 10, width=width[m], feed_forward_width=32, heads=heads[m], depth=depth[m], text_length=5,
@@ -73,13 +78,13 @@ def bare(
         )
         for m, channels in (("video", 3), ("audio", 5))
     }  # fmt: skip
-    shared, deepest = min(depth.values()), max(depth.values())
-    fusion = fusion_of(name, shared, width, heads, attend, precision, **options)
-    return JointModel(AV.of(towers), [*fusion, *[None] * (deepest - shared)], IndexPositions(0.4), attend)
+    alone = max(depth.values()) - min(depth.values())
+    fusion = [*fusion_of(name, shape, attend, precision, **options), *[None] * alone]
+    return JointModel(AV.of(towers), fusion, IndexPositions(0.4), attend)
 
 
-def build(name: str, shape: dict[str, AV[int]] = EVEN, attend: Attend = sdpa, **options: object) -> JointModel:
-    model = bare(name, **shape, attend=attend, **options)
+def build(name: str, shape: Shape = EVEN, attend: Attend = sdpa, **options: object) -> JointModel:
+    model = bare(name, shape, attend, **options)
     generator = torch.Generator().manual_seed(0)
     initialise(model, generator)
     with torch.no_grad():
