@@ -166,14 +166,14 @@ def _filled(x: Shaped[Tensor, "*_any"], size: int, axis: int) -> Shaped[Tensor, 
 
 
 def cut_noise(noise: NoiseConditioning, start: int, share: int) -> NoiseConditioning:
-    """The noise conditioning of ``share`` tokens from ``start`` on; tokens past the end have the last level."""
+    """The noise conditioning of ``share`` tokens from ``start`` on; tokens past the end have the last level, which is
+    there in every share, since a fusion may ask how noisy a stream is as a whole."""
     ends = list(accumulate(noise.spans))
     ends[-1] = max(ends[-1], start + share)
     begins = [0, *ends[:-1]]
     inside = [max(min(end, start + share) - max(begin, start), 0) for begin, end in zip(begins, ends, strict=True)]
-    touched = [i for i, tokens in enumerate(inside) if tokens]
-    rows = slice(touched[0], touched[-1] + 1)
-    return NoiseConditioning(noise.embedding[:, rows], noise.projection[:, rows], tuple(inside[rows]))
+    kept = slice(next(i for i, tokens in enumerate(inside) if tokens), None)
+    return NoiseConditioning(noise.embedding[:, kept], noise.projection[:, kept], tuple(inside[kept]))
 
 
 class UlyssesAttend:

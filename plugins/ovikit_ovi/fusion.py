@@ -3,7 +3,7 @@
     heads = attend(q, k_text, v_text) + attend(rotate(q), rotate(k_other), v_other)
 
 and the sum goes through the context attention's own output projection. Both directions read the streams as they are
-after both self stages, so neither modality sees the other's text first.
+after both self stages, so neither modality sees the other's text first; with an order of update the second one does.
 
 Shape legend: b batch, n m tokens of the two streams, w width, h heads, d head width.
 Source: the released Ovi code at 5b69b25.
@@ -11,15 +11,18 @@ Source: the released Ovi code at 5b69b25.
 
 from __future__ import annotations
 
+from collections.abc import Container
+
 from einops import rearrange
 from jaxtyping import Float
 from torch import Generator, Tensor, nn
 
+from ovikit.networks.exchange import OTHER, PARALLEL, Exchange
 from ovikit.networks.modulation import RMSNorm
 from ovikit.networks.precision import FLOAT32, Precision
 from ovikit.networks.protocols import Attend, Block
 from ovikit.networks.rotary import rotate
-from ovikit.networks.stages import context_attention, feed_forward_stage, self_stage
+from ovikit.networks.stages import context_attention, context_stage, feed_forward_stage, self_stage
 from ovikit.types import AV, Modality, Stream
 
 
@@ -50,7 +53,7 @@ class OtherReader(nn.Module):
 
 
 class OviFusionLayer(nn.Module):
-    """The fusion of one layer, both directions."""
+    """The fusion of one layer."""
 
     def __init__(
         self,
@@ -60,22 +63,21 @@ class OviFusionLayer(nn.Module):
         init_scale: float = 0.1,
         eps: float = 1e-6,
         precision: Precision = FLOAT32,
+        exchange: Exchange = PARALLEL,
     ) -> None:
         super().__init__()
-        self.attend = attend
+        self.attend, self.exchange = attend, exchange
         self.reads = nn.ModuleDict(
-            {
-                "video": OtherReader(width["audio"], width["video"], heads["video"], init_scale, eps, precision),
-                "audio": OtherReader(width["video"], width["audio"], heads["audio"], init_scale, eps, precision),
-            }
+            {m: OtherReader(width[OTHER[m]], width[m], heads[m], init_scale, eps, precision) for m in exchange.readers}
         )
 
     def forward(self, blocks: AV[Block], streams: AV[Stream]) -> AV[Stream]:
         mods = blocks.zip(streams, lambda block, stream: block.modulation(stream.noise))
         after_self = AV.of({m: self_stage(blocks[m], s, mods[m], self.attend) for m, s in streams.items()})
-        merged = AV(
-            video=self._context_stage("video", blocks["video"], after_self["video"], after_self["audio"]),
-            audio=self._context_stage("audio", blocks["audio"], after_self["audio"], after_self["video"]),
+        merged = self.exchange(
+            after_self,
+            lambda m, mine, other: self._context_stage(m, blocks[m], mine, other),
+            lambda m, mine: context_stage(blocks[m], mine, self.attend),
         )
         return AV.of({m: feed_forward_stage(blocks[m], s, mods[m]) for m, s in merged.items()})
 
@@ -94,9 +96,16 @@ def ovi_fusion(
     attend: Attend,
     init_scale: float = 0.1,
     precision: Precision = FLOAT32,
-) -> list[nn.Module]:
-    """One OviFusionLayer per layer. ValueError when the towers' head widths differ, since queries of one meet keys
-    of the other."""
+    exchange: Exchange = PARALLEL,
+    layers: Container[int] | None = None,
+) -> list[nn.Module | None]:
+    """One OviFusionLayer per layer, or None for those that are not in ``layers``. ValueError when the towers' head
+    widths differ, since queries of one meet keys of the other."""
     if width["video"] // heads["video"] != width["audio"] // heads["audio"]:
         raise ValueError("Ovi's fusion needs towers with equal head width")
-    return [OviFusionLayer(width, heads, attend, init_scale, precision=precision) for _ in range(depth)]
+    return [
+        OviFusionLayer(width, heads, attend, init_scale, precision=precision, exchange=exchange)
+        if layers is None or i in layers
+        else None
+        for i in range(depth)
+    ]

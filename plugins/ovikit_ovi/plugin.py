@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from pydantic import Field, PositiveInt, model_validator
 
 from ovikit.kernel.component import Component, Config, NoOptions
+from ovikit.kernel.fusion_options import FusionConfig, fused_layers
 from ovikit.kernel.hookspecs import hookimpl
 from ovikit_ovi.audio.component import COMPONENT as MMAUDIO
 from ovikit_ovi.text.component import COMPONENT as UMT5
@@ -53,7 +54,7 @@ class WanTowerConfig(Config):
         return self
 
 
-class OviFusionConfig(Config):
+class OviFusionConfig(FusionConfig):
     """Options of Ovi's fusion."""
 
     init_scale: float = Field(0.1, ge=0)
@@ -99,10 +100,13 @@ def _tower(
 
 def _fusion(
     config: OviFusionConfig, *, depth: int, width: AV[int], heads: AV[int], attend: Attend, precision: Precision
-) -> Sequence[nn.Module]:
+) -> Sequence[nn.Module | None]:
+    from ovikit.networks.exchange import Exchange
     from ovikit_ovi.fusion import ovi_fusion
 
-    return ovi_fusion(depth, width, heads, attend, config.init_scale, precision)
+    exchange = Exchange(config.direction, config.update)
+    layers = fused_layers(config.layers, depth)
+    return ovi_fusion(depth, width, heads, attend, config.init_scale, precision, exchange, layers)
 
 
 def _scaled_audio(config: ScaledAudioConfig) -> IndexPositions:
