@@ -34,6 +34,7 @@ CHECKED = (
     "ovikit.data.mel",
     "ovikit.generate.image",
     "ovikit.networks.attention",
+    "ovikit.networks.axes",
     "ovikit.networks.flash",
     "ovikit.networks.joint",
     "ovikit.networks.modulation",
@@ -53,6 +54,7 @@ CHECKED = (
     "ovikit_ovi.video.causal",
     "ovikit_ovi.video.codec",
     "ovikit_ovi.video.tiling",
+    "ovikit_positions.schemes",
 )
 
 # The hook changes modules while they are imported: on those that are there already it would silently do nothing.
