@@ -32,6 +32,9 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")  # a file that is missing is told a
 WITHOUT = "OVIKIT_TEST_WITHOUT_PLUGINS"
 CHECKED = (
     "ovikit.data.mel",
+    "ovikit.figures.affinity",
+    "ovikit.figures.attention_film",
+    "ovikit.figures.recorder",
     "ovikit.generate.image",
     "ovikit.networks.attention",
     "ovikit.networks.axes",

@@ -110,8 +110,12 @@ def record_attention(
     session.refuse(step, layers)
     chosen = choose(session.grids()["audio"])
     job = session.job(item)
-    texts = session.texts(job)
-    return session.run(job, texts, step or (session.sampling.steps + 1) // 2, layers), chosen
+    try:
+        made = session.run(job, session.texts(job), step or (session.sampling.steps + 1) // 2, layers)
+    except torch.OutOfMemoryError as error:
+        hint = "try -o runtime.memory.plan=offload-components or stream-layers, or a smaller clip"
+        raise UserError("the device ran out of memory", str(device), hint) from error
+    return made, chosen
 
 
 class _Session:

@@ -7,11 +7,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
 from ovikit.evaluation.figures import spectrogram_db
 from ovikit.extras import require
+from ovikit.figures.affinity import middles_s
 from ovikit.figures.attention import Attention
 from ovikit.figures.heat import GAMMA, colours, hottest, laid_over, over_pixels, step_at
 from ovikit.files import atomic_path
@@ -52,10 +54,11 @@ def draw_attention(found: Attention, tokens: Sequence[int], path: Path) -> None:
     maps, count = found.over_frames(), found.maps.shape[1]
     chosen = maps[list(tokens)]
     shares = chosen.sum(dim=(2, 3))
-    shown = _moments(found, pictures)
-    hot = hottest(chosen[:, [step for _, step in shown]])
+    shown = moments(found, pictures)
+    heat = torch.stack([chosen[:, list(steps)].mean(dim=1) for _, steps in shown], dim=1)
+    hot = hottest(heat)
     for row, token in enumerate(tokens):
-        _strip(axes(3 * row), found, chosen[row] / hot, shown, token)
+        _strip(axes(3 * row), found, heat[row] / hot, [frame for frame, _ in shown], token)
         _curve(axes(3 * row + 1), found, shares[row], token, float(shares.max()))
     _sound(axes(len(parts) - 1), found, tokens)
     _bar(figure, hot * count, whole)
@@ -75,21 +78,27 @@ def _duration(found: Attention) -> float:
     return len(found.clip.video) / found.clip.frame_rate_hz
 
 
-def _moments(found: Attention, pictures: int) -> list[tuple[int, int]]:
-    """The frame in the middle of each picture's share of the time, and the video step that it is of."""
+def moments(found: Attention, pictures: int) -> list[tuple[int, list[int]]]:
+    """The frame in the middle of each picture's share of the time, and the video steps whose middles lie in that share;
+    where none does, the step of that frame."""
     assert found.clip.video is not None
-    frames = ((np.arange(pictures) + 0.5) * len(found.clip.video) / pictures).astype(int)
-    rate = found.clip.frame_rate_hz
-    return [(int(i), step_at(found.grids["video"], (i + 0.5) / rate)) for i in frames]
+    count, rate = len(found.clip.video), found.clip.frame_rate_hz
+    middles = middles_s(found.grids["video"]) * rate * pictures / count
+    shown: list[tuple[int, list[int]]] = []
+    for i in range(pictures):
+        frame = int((i + 0.5) * count / pictures)
+        within = [step for step, middle in enumerate(middles) if i <= middle < i + 1]
+        shown.append((frame, within or [step_at(found.grids["video"], (frame + 0.5) / rate)]))
+    return shown
 
 
-def _strip(axes: Axes, found: Attention, heat: Tensor, shown: Sequence[tuple[int, int]], token: int) -> None:
+def _strip(axes: Axes, found: Attention, heat: Tensor, frames: Sequence[int], token: int) -> None:
     assert found.clip.video is not None
     scale = viewing_scale(*found.clip.video.shape[1:3], _LEAST_PX)
     pictures: list[NDArray[np.uint8]] = []
-    for frame, step in shown:
+    for frame, hot in zip(frames, heat, strict=True):
         pixels = found.clip.video[frame].numpy().repeat(scale, axis=0).repeat(scale, axis=1)
-        one = laid_over(pixels, over_pixels(heat[step], pixels.shape[:2]))
+        one = laid_over(pixels, over_pixels(hot, pixels.shape[:2]))
         one[:, -max(1, one.shape[1] // 96) :] = 255  # what parts it from the next
         pictures.append(one)
     axes.imshow(np.concatenate(pictures, axis=1), extent=(0, _duration(found), 0, 1), aspect="auto")
