@@ -32,8 +32,12 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")  # a file that is missing is told a
 WITHOUT = "OVIKIT_TEST_WITHOUT_PLUGINS"
 CHECKED = (
     "ovikit.data.mel",
+    "ovikit.figures.affinity",
+    "ovikit.figures.attention_film",
+    "ovikit.figures.recorder",
     "ovikit.generate.image",
     "ovikit.networks.attention",
+    "ovikit.networks.axes",
     "ovikit.networks.exchange",
     "ovikit.networks.flash",
     "ovikit.networks.joint",
@@ -63,6 +67,7 @@ CHECKED = (
     "ovikit_ovi.video.causal",
     "ovikit_ovi.video.codec",
     "ovikit_ovi.video.tiling",
+    "ovikit_positions.schemes",
 )
 
 # The hook changes modules while they are imported: on those that are there already it would silently do nothing.

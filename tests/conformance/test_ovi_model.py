@@ -8,6 +8,7 @@ from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
 from ovikit.networks.attention import sdpa
+from ovikit.networks.axes import axis_channels
 from ovikit.networks.init import initialise
 from ovikit.networks.joint import JointModel
 from ovikit.numerics.guidance import NEGATIVE, PROMPT, ClassifierFree
@@ -21,7 +22,7 @@ from ovikit.numerics.solver.unipc import UniPC
 from ovikit.runtime.passes import BoundNetwork
 from ovikit.types import AV, Perturbation, Text, TokenGrid
 from ovikit_ovi.fusion import ovi_fusion
-from ovikit_ovi.positions import IndexPositions, axis_channels
+from ovikit_ovi.positions import IndexPositions
 from ovikit_ovi.tower import OviTower
 
 DEPTH, WIDTH, HEADS = 3, 32, 2

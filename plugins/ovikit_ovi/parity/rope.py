@@ -1,7 +1,4 @@
-"""Replays of ``rope_affinity``: Figure 2 of the paper.
-
-Shape legend: a audio tokens, v video steps, p rotated channel pairs.
-"""
+"""Replays of ``rope_affinity``: Figure 2 of the paper."""
 
 from __future__ import annotations
 
@@ -11,22 +8,13 @@ import torch
 from torch import Tensor
 
 from ovikit.errors import UserError
-from ovikit.types import TokenGrid
+from ovikit.figures.affinity import affinity
+from ovikit.types import AV, TokenGrid
 from ovikit_ovi.parity.golden import SECONDS_PER_STEP, Golden
-from ovikit_ovi.positions import IndexPositions, axis_channels
+from ovikit_ovi.positions import IndexPositions
 
 RELEASED_SCALE, RELEASED_HEAD_WIDTH = 0.19676, 128
 CASES = ("unscaled", "scaled")
-
-
-def affinity(positions: IndexPositions, audio: int, video: int, head_width: int) -> Tensor:
-    """(a, v) mean over the time channels' pairs of cos(angle of audio token - angle of video step)."""
-    pairs = axis_channels(head_width)[0] // 2
-    angles = [
-        positions.angles(TokenGrid.uniform(modality, (steps, 1, 1), SECONDS_PER_STEP), head_width, "fusion")[:, :pairs]
-        for modality, steps in (("audio", audio), ("video", video))
-    ]
-    return (angles[0][:, None] - angles[1][None]).cos().mean(-1)
 
 
 def replay(golden: Golden, dtype: torch.dtype) -> Iterator[tuple[str, str, Tensor, Tensor]]:
@@ -37,9 +25,9 @@ def replay(golden: Golden, dtype: torch.dtype) -> Iterator[tuple[str, str, Tenso
         if case not in CASES or recorded.ndim != 2:
             raise UserError(f"{name!r} is no affinity map", str(golden.path), f"there are: {', '.join(CASES)}")
         positions = IndexPositions(1.0 if case == "unscaled" else float(golden.metadata.get("scale", RELEASED_SCALE)))
-        yield (
-            case,
-            "affinity",
-            affinity(positions, recorded.shape[0], recorded.shape[1], head_width).to(dtype),
-            recorded,
+        audio, video = recorded.shape
+        grids = AV(
+            video=TokenGrid.uniform("video", (video, 1, 1), SECONDS_PER_STEP),
+            audio=TokenGrid.uniform("audio", (audio, 1, 1), SECONDS_PER_STEP),
         )
+        yield case, "affinity", affinity(positions, grids, head_width).to(dtype), recorded
