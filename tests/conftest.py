@@ -42,6 +42,7 @@ CHECKED = (
     "ovikit.networks.stages",
     "ovikit.numerics.path",
     "ovikit.types",
+    "ovikit_guidances.differences",
     "ovikit_ovi.audio.codec",
     "ovikit_ovi.audio.networks",
     "ovikit_ovi.audio.weight_norm",

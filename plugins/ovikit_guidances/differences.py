@@ -120,7 +120,7 @@ def per_item(a: Float[Tensor, "b ..."], b: Float[Tensor, "b ..."]) -> Float[Tens
 
 
 def _spread(a: Float[Tensor, "b ..."]) -> Float[Tensor, "b ..."]:
-    return a.flatten(1).std(dim=1).view(-1, *(1,) * (a.ndim - 1))
+    return a.flatten(1).std(dim=1, correction=0).view(-1, *(1,) * (a.ndim - 1))
 
 
 def _wide(a: Float[Tensor, "b ..."]) -> Float[Tensor, "b ..."]:

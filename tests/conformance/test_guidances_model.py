@@ -28,7 +28,7 @@ from ovikit.types import AV, MODALITIES
 
 RECIPE = Path(__file__).parents[2] / "recipes" / "tiny" / "ovi.yaml"
 TOWER = (
-    "{type: wan-tower, width: 48, feed_forward_width: 40, heads: 2, depth: 3, text_length: 16, frequency_width: 16, "
+    "{type: wan-tower, width: 48, feed_forward_width: 40, heads: 2, depth: 2, text_length: 16, frequency_width: 16, "
     "patch: [1, 1, 1]}"
 )
 SMALL = [
@@ -60,10 +60,11 @@ def recipe_of(guidance: str, *overrides: str) -> Recipe:
 
 def shaken(recipe: Recipe) -> JointModel:
     """The recipe's network with every weight random: heads and gates, too, which are drawn as zeros."""
-    model, generator = build_model(recipe, build_codecs(recipe), build_conditioner(recipe)), torch.Generator()
+    model = build_model(recipe, build_codecs(recipe), build_conditioner(recipe))
+    generator = torch.Generator().manual_seed(1)
     with torch.no_grad():
         for parameter in model.parameters():
-            parameter.add_(torch.randn(parameter.shape, generator=generator.manual_seed(parameter.numel())), alpha=0.1)
+            parameter.add_(torch.randn(parameter.shape, generator=generator), alpha=0.2)
     return model.double().eval().requires_grad_(False)
 
 
@@ -95,21 +96,16 @@ def test_each_guidance_samples_finite_clips_of_its_own(kit, plain: AV[Tensor], n
     in_turn, batched = (clips(kit, GUIDANCES[name], batched) for batched in (False, True))
     for modality, value in in_turn.items():
         assert bool(torch.isfinite(value).all())
-        assert float((value - plain[modality]).abs().max()) > 1e-3 * float(plain[modality].abs().max())
+        assert float((value - plain[modality]).abs().max()) > 1e-4 * float(plain[modality].abs().max())
         # the latents are float32 around a float64 network
         torch.testing.assert_close(batched[modality], value, rtol=1e-5, atol=1e-5)
 
 
-SCHEDULES = {
-    "shifted": "{type: shifted, whole_timesteps: true, start: 0.999}",
-    "cascade": "{type: decoupled, video: {end: 0.5}, audio: {begin: 0.5}}",
-}
-
-
 @pytest.mark.parametrize("solver", installed_catalog().of("solver"))
-@pytest.mark.parametrize("schedule", SCHEDULES.values(), ids=SCHEDULES)
-def test_everything_at_once_is_finite_under_every_solver(kit, solver: str, schedule: str) -> None:
-    overrides = f"sampling.solver={{type: {solver}}}", f"sampling.schedule={schedule}", "sampling.steps=4"
+def test_everything_at_once_is_finite_under_every_solver(kit, solver: str) -> None:
+    """In a run in which a modality waits, both move, and one is finished."""
+    windows = "sampling.schedule={type: decoupled, video: {end: 0.75}, audio: {begin: 0.25}, start: 0.999}"
+    overrides = f"sampling.solver={{type: {solver}}}", windows, "sampling.steps=4"
     for value in clips(kit, GUIDANCES["composed"], True, *overrides).values():
         assert bool(torch.isfinite(value).all())
 
@@ -137,25 +133,22 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def made(run: Path, folder: Path, guidance: str, *overrides: str, **options: Any) -> Generated:
-    source = find_source(run, [f"sampling.guidance={guidance}", "sampling.steps=2", *overrides])
+def made(run: Path, folder: Path, guidance: str, **options: Any) -> Generated:
+    source = find_source(run, [f"sampling.guidance={guidance}", "sampling.steps=2"])
     items = [PromptItem(f"{i}", text) for i, text in enumerate(PROMPTS)]
     return generate(source, items, folder, batch_size=2, **options)
 
 
-@pytest.mark.parametrize("plan", ["full", "stream-layers"])
-def test_anchors_are_made_where_guidance_asks_for_them_and_only_there(run: Path, tmp_path: Path, plan: str) -> None:
-    options = (f"runtime.memory.plan={plan}",)
-    done = made(run, tmp_path / "sync", GUIDANCES["sync-cfg"], *options, size=(64, 128))
+def test_anchors_are_made_where_guidance_asks_for_them_and_only_there(run: Path, tmp_path: Path) -> None:
+    done = made(run, tmp_path / "sync", GUIDANCES["sync-cfg"], size=(64, 128))
     assert len(done.made) == len(PROMPTS)
     assert "anchors" in done.phases
-    other = made(run, tmp_path / "apg", GUIDANCES["apg"], *options)
-    assert "anchors" not in other.phases
+    assert "anchors" not in made(run, tmp_path / "apg", GUIDANCES["apg"]).phases
     never = "{type: composed, parts: [{part: sync-cfg}, {part: interval, video: [0.0, 0.01], audio: [0.0, 0.01]}]}"
-    assert "anchors" not in made(run, tmp_path / "never", never, *options).phases
+    assert "anchors" not in made(run, tmp_path / "never", never).phases
 
 
 def test_layers_that_are_not_there_are_refused_whatever_the_level_of_their_pass(run: Path, tmp_path: Path) -> None:
     late = "{type: composed, parts: [{part: stg, layers: [9]}, {part: interval, video: [0, 0.9], audio: [0, 0.9]}]}"
-    with pytest.raises(UserError, match=r"sampling\.guidance: there is no layer 9: the model has 3"):
+    with pytest.raises(UserError, match=r"sampling\.guidance: there is no layer 9: the model has 2"):
         made(run, tmp_path, late)
