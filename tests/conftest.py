@@ -56,6 +56,7 @@ CHECKED = (
     "ovikit_fusions.meeting",
     "ovikit_fusions.reading",
     "ovikit_fusions.windows",
+    "ovikit_guidances.differences",
     "ovikit_ovi.audio.codec",
     "ovikit_ovi.audio.networks",
     "ovikit_ovi.audio.weight_norm",

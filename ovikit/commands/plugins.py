@@ -86,7 +86,7 @@ def _type_text(annotation: Any) -> str:
     if origin is Literal:
         return " | ".join(str(value) for value in inner)
     if origin in (Union, types.UnionType):
-        return " | ".join(_type_text(one) for one in inner)
+        return " | ".join(dict.fromkeys(_type_text(one) for one in inner))
     if origin in (tuple, list) and inner:
         same = origin is list or inner[-1] is ...
         return f"list of {_type_text(inner[0])}" if same else f"[{', '.join(_type_text(one) for one in inner)}]"

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from types import MappingProxyType
 
 import torch
 from torch import Tensor
@@ -52,6 +53,16 @@ class SizedCodecs:
         return codec.encode(first_frame(pixels, shape.size_px, shape.first.crop)).float().cpu()
 
     @torch.no_grad()
+    def anchor(self, modality: Modality, size: Size) -> Tensor:
+        """(1, c, ...) on the CPU: the latents of a clip in which nothing happens, a still mid-grey picture or silence.
+        The codec must be loaded."""
+        form, codec = self.form_of(size), self.of(size)[modality]
+        shape = (form.samples,) if modality == "audio" else (form.frames, form.height_px, form.width_px, 3)
+        # One number seen everywhere: a clip's pixels would take as much memory as its decoding.
+        nothing = torch.zeros(()).expand(1, *shape)
+        return codec.encode(nothing).float().cpu()
+
+    @torch.no_grad()
     def decoded(self, modality: Modality, job: Job, latents: Tensor, progress: Progress | None = None) -> Tensor:
         """Pixels or samples of one clip, on the CPU. UserError where they are not finite."""
         samples = self.of(job.shape.size_px)[modality].decode(latents.float(), progress)[0]
@@ -70,6 +81,7 @@ class ClipMaker:
     texts:   holds the encoded texts of all jobs, and those that guidance steers away from
     batched: the passes of a step run as one batch
     drive:   what the sampler calls in place of the bound network
+    anchors: by size, the latents that anchored passes are shown; of the modalities that guidance asks for
     """
 
     def __init__(
@@ -82,10 +94,12 @@ class ClipMaker:
         device: torch.device | str = "cpu",
         batched: bool = False,
         drive: Callable[[BoundNetwork], Network] = lambda bound: bound,
+        anchors: Mapping[Size, AV[Tensor]] = MappingProxyType({}),
     ) -> None:
         self.model = model.eval()
         self.codecs, self.texts, self.sampling, self.dtype = codecs, texts, sampling, dtype
         self.device, self.batched, self._drive = torch.device(device), batched, drive
+        self._anchors = anchors
         self._size_px: tuple[int, int] | None = None
 
     @torch.no_grad()
@@ -119,6 +133,7 @@ class ClipMaker:
             self.dtype,
             clean_steps=clean.map(lambda start: start.shape[2]),
             batched=self.batched,
+            anchors=self._anchors.get(jobs[0].shape.size_px, AV()).map(lambda anchor: anchor.to(self.device)),
         )
         parts = self.sampling
         shapes: AV[tuple[int, ...]] = codecs.map(lambda codec: (1, *codec.shape()))

@@ -17,7 +17,8 @@ from torch import Tensor
 from ovikit.errors import UserError
 from ovikit.generate.batch import ClipMaker, SizedCodecs
 from ovikit.generate.jobs import Job, Origin, Shape, put_clip, sidecar_of
-from ovikit.generate.orders import refuse_layers
+from ovikit.generate.orders import passes_of, refuse_layers
+from ovikit.generate.size import Size
 from ovikit.generate.source import Parts, Source
 from ovikit.generate.texts import TextCache, Texts
 from ovikit.generate.watch import Clock, Megabytes, Watcher
@@ -35,6 +36,8 @@ from ovikit.types import AV, Clip, Modality
 _DENOISING = 0.9
 """Share of a clip's way that is denoising; decoding and writing are the rest."""
 _GB = 1e9
+_ANCHORS: AV[str] = AV("a still picture", "silence")
+"""What anchored passes are shown."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,7 +81,7 @@ class Making:
 
     def _run(self) -> list[str]:
         tools, source = self._tools, self._tools.source
-        refuse_layers(self._sampling.guidance, tools.model())
+        refuse_layers(self._sampling, tools.model())
         check_weights(tools.model(), source.recipe, weights=source.weights, assets=source.assets)
         for codec in tools.parts.codecs.values():
             if isinstance(codec, Checked):  # a damaged decoder should not be found after all the denoising
@@ -86,7 +89,7 @@ class Making:
         chosen = self._chosen()
         placement = Placement(chosen, self._device)
         texts, first = self._texts(placement), self._first_frames(placement)
-        maker = self._maker(placement, chosen, texts)
+        maker = self._maker(placement, chosen, texts, self._anchors(placement))
         facts = {**self._facts(chosen, maker.model), "processes": tools.processes.layout.world}
         made = []
         for batch in self._batches:
@@ -138,7 +141,21 @@ class Making:
                     tools.shown.progress(len(found))
         return found
 
-    def _maker(self, placement: Placement, chosen: Chosen, texts: Texts) -> ClipMaker:
+    def _anchors(self, placement: Placement) -> dict[Size, AV[Tensor]]:
+        """By size, the latents of silence and of a still picture, where a pass of the guidance is anchored in them."""
+        tools, model = self._tools, self._tools.model()
+        sizes = list(dict.fromkeys(job.shape.size_px for batch in self._batches for job in batch))
+        asked = {m for run in passes_of(self._sampling, model.modalities) for m in run.anchored}
+        found: dict[Size, dict[Modality, Tensor]] = {size: {} for size in sizes}
+        for modality in (m for m in model.modalities if m in asked):
+            with tools.clock("anchors"), placement.codec(tools.codecs.base[modality]):
+                tools.shown.phase(f"encoding {_ANCHORS[modality]}", len(sizes), "sizes")
+                for i, size in enumerate(sizes):
+                    found[size][modality] = tools.codecs.anchor(modality, size)
+                    tools.shown.progress(i + 1)
+        return {size: AV.of(anchors) for size, anchors in found.items()}
+
+    def _maker(self, placement: Placement, chosen: Chosen, texts: Texts, anchors: dict[Size, AV[Tensor]]) -> ClipMaker:
         """The network with its weights, ready to denoise."""
         tools, source = self._tools, self._tools.source
         with tools.clock("loading"):
@@ -150,7 +167,7 @@ class Making:
         self._origin = replace(self._origin, details={**self._origin.details, "weights": metadata})
         return ClipMaker(
             model, tools.codecs, texts, self._sampling, precision_of(source.recipe).dtype, self._device,
-            chosen.batched, tools.processes.network,
+            chosen.batched, tools.processes.network, anchors,
         )  # fmt: skip
 
     def _facts(self, chosen: Chosen, model: JointModel) -> dict[str, Any]:

@@ -16,8 +16,10 @@ from ovikit.generate.media import MOST_SIDE_PX
 from ovikit.generate.size import Size, SizeRule, told
 from ovikit.networks.joint import JointModel
 from ovikit.networks.protocols import Conditioner
-from ovikit.numerics.protocols import Guidance
-from ovikit.types import AV
+from ovikit.numerics.evaluations import passes_of_run
+from ovikit.numerics.protocols import Pass
+from ovikit.recipe.build import Sampling
+from ovikit.types import Modality
 
 Note = Callable[[str], None]
 
@@ -90,9 +92,16 @@ def shapes_of(
     return [Shape(common) if item.image is None else with_image(item.image) for item in items]
 
 
-def refuse_layers(guidance: Guidance, model: JointModel) -> None:
+def passes_of(sampling: Sampling, modalities: tuple[Modality, ...]) -> list[Pass]:
+    """Every pass that a run makes at one of its levels or between them, once each."""
+    parts = sampling
+    asked = passes_of_run(parts.schedule, parts.solver, parts.guidance, parts.steps, modalities)
+    return list(dict.fromkeys(run for passes in asked for run in passes))
+
+
+def refuse_layers(sampling: Sampling, model: JointModel) -> None:
     """UserError for a guidance that changes layers which the model has not got: such a pass would change nothing."""
-    changed = [one.perturbation for one in guidance.passes(AV(1.0, 1.0))]
+    changed = [one.perturbation for one in passes_of(sampling, model.modalities)]
     beyond = {i for one in changed for i in (*one.skip_layers, *one.skip_self) if i >= len(model.layers)}
     if beyond:
         raise UserError(

@@ -77,7 +77,8 @@ def sample(
 
     Gradients are recorded unless the caller switches them off. Draws no random numbers.
     """
-    levels = schedule.sigmas(steps)
+    whole = schedule.sigmas(steps)
+    levels = AV[Tensor].of({modality: whole[modality] for modality in noise.modalities})
 
     def field(x: AV[Tensor], sigma: AV[float]) -> AV[Tensor]:
         held, told = hold(x, clean), schedule.told(sigma)

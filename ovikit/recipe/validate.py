@@ -13,7 +13,7 @@ from pydantic_core import ErrorDetails
 from ovikit.kernel.catalog import Catalog, UnknownComponentError, suggestion
 from ovikit.recipe.document import Keys, Problem, RecipeError, Source, describe, mapping
 from ovikit.recipe.models import CheckpointSlot, Document, Slot
-from ovikit.recipe.shape import fields_at, is_list, is_optional, own_keys, section, slot_mark
+from ovikit.recipe.shape import fields_at, is_list, is_optional, own_keys, section, slot_mark, without_tags
 
 D = TypeVar("D", bound=Document)
 # What pydantic's messages begin with; ours begin with the path.
@@ -108,7 +108,7 @@ class _Filler:
     ) -> None:
         """Notes pydantic's errors about a model whose data stands at ``at``."""
         for error in errors:
-            keys = (*at, *error["loc"])
+            keys = (*at, *without_tags(model, error["loc"]))
             fields = fields_at(model, error["loc"][:-1])
             self.refuse(keys, self._explain(error, fields, extra if len(error["loc"]) == 1 else ()))
 
@@ -124,6 +124,11 @@ class _Filler:
             return f"should be a mapping, not {describe(error['input'])}"
         if kind in ("value_error", "assertion_error"):
             return told.partition(", ")[2]
+        if kind in ("union_tag_not_found", "union_tag_invalid"):
+            context: Mapping[str, str] = error.get("ctx", {})
+            key = context["discriminator"].strip("'")
+            wrong = kind == "union_tag_invalid"
+            return f"{key} should be one of {context['expected_tags']}" if wrong else f"{key} is missing"
         if kind in ("tuple_type", "list_type"):
             return f"should be a list, not {describe(error['input'])}"
         for subject in _SUBJECTS:

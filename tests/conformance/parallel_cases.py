@@ -27,6 +27,8 @@ from ovikit.runtime import parallel
 from ovikit.runtime.passes import BoundNetwork
 from ovikit.runtime.processes import Processes
 from ovikit.types import AV, Modality, Perturbation, Text, TokenGrid
+from ovikit_guidances.compose import compose
+from ovikit_guidances.options import Cfg, ModalityIsolating, Rescale, SyncCfg
 from ovikit_ovi.fusion import ovi_fusion
 from ovikit_ovi.positions import IndexPositions
 from ovikit_ovi.tower import OviTower
@@ -157,6 +159,7 @@ GUIDANCES: dict[str, Guidance] = {
     "one pass": ClassifierFree(AV(1.0, 1.0)),
     "two passes": ClassifierFree(AV(4.0, 3.0), skip_layers=(1,)),
     "three passes": Apart(),
+    "five passes, two of them anchored": compose([Cfg(), ModalityIsolating(), SyncCfg(), Rescale()]),
 }
 LAYOUTS = {2: (Parallel(guidance=2), Parallel(sequence=2)), 4: (Parallel(sequence=2, guidance=2),)}
 
@@ -169,7 +172,8 @@ def denoised(guidance: Guidance, processes: Processes | None, dtype: torch.dtype
         name: model.embed_text(text(case, 1, dtype, seed), cache=True) for seed, name in enumerate((PROMPT, NEGATIVE))
     }
     noise = latents(case, 1, dtype)
-    bound = BoundNetwork(model, contexts, grids(case), dtype, AV(video=1), batched)
+    anchors = noise.map(lambda value: 0.1 * value.flip(-1))
+    bound = BoundNetwork(model, contexts, grids(case), dtype, AV(video=1), batched, anchors)
     network = bound if processes is None else processes.network(bound)
     clean = AV(video=noise["video"][:, :, :1])
     return sample(network, noise, ShiftedSchedule(), UniPC(), guidance, 3, clean=clean)
