@@ -9,7 +9,9 @@ from typing import Any
 import lightning as L  # as its documentation writes it
 from rich.console import Console
 from rich.table import Table
+from torch import Tensor
 
+from ovikit.data.latents import LatentClips
 from ovikit.data.latents import Progress as Report
 from ovikit.data.seeds import generator_for
 from ovikit.networks.joint import JointModel
@@ -19,7 +21,7 @@ from ovikit.recipe.training import ModalityDropout, Training
 from ovikit.training.metrics import Metrics
 from ovikit.training.parameters import Frozen, count_parameters
 from ovikit.training.watch import loss_name
-from ovikit.types import MODALITIES, Modality
+from ovikit.types import AV, MODALITIES, Modality
 
 _DRAWS = 4096
 
@@ -75,9 +77,9 @@ def freeze_table(frozen: Sequence[Frozen]) -> Table:
     return table
 
 
-def choices_table(objective: Objective, training: Training) -> Table:
-    """What is drawn for each clip of a batch, and the fields of the recipe that say so."""
-    table = Table(title="what is drawn for a clip", title_justify="left")
+def choices_table(objective: Objective, training: Training, clips: LatentClips) -> Table:
+    """What is drawn and read for each clip of a batch, and the fields of the recipe that say so."""
+    table = Table(title="what is drawn and read for a clip", title_justify="left")
     for heading in ("", "", "by"):
         table.add_column(heading, no_wrap=heading == "by")
     if training.stage == "joint":
@@ -88,7 +90,20 @@ def choices_table(objective: Objective, training: Training) -> Table:
         table.add_row("noise", noise, "training.same_noise")
         table.add_row("modalities", _learned(training.modality_dropout), "training.modality_dropout")
     table.add_row("prompt", _dropped(training.text_dropout), "training.text_dropout")
+    table.add_row("text", _texts(clips.text_rows), "model.conditioner")
     return table
+
+
+def _texts(rows: AV[Tensor]) -> str:
+    """Who reads what, in words; and of how many clips a tower reads nothing though the other does."""
+    if rows.video is None or rows.audio is None or rows.video is rows.audio:
+        return "the whole prompt"
+    told = "a text for each tower"
+    said = (rows.video > 0) | (rows.audio > 0)  # row 0 is the empty prompt
+    for modality, own in rows.items():
+        if silent := int((said & (own == 0)).sum()):
+            told += f"; {silent:,} of {len(own):,} have none for {modality}, which reads the empty prompt"
+    return told
 
 
 def _learned(dropout: ModalityDropout) -> str:

@@ -18,6 +18,7 @@ from torch.optim.lr_scheduler import LambdaLR
 
 from ovikit.data.seeds import generator_for
 from ovikit.networks.joint import JointModel
+from ovikit.networks.reading import each
 from ovikit.numerics import path
 from ovikit.numerics.protocols import Objective
 from ovikit.training.batches import Batch, drop_text
@@ -83,7 +84,9 @@ class JointTraining(L.LightningModule):
         sigma = sigma if not given.modalities else sigma.zip(given, lambda level, held: level.masked_fill(held, 0))
         sigma = data.zip(sigma, lambda x, level: level.to(x.device))
         noisy = AV.of({m: path.mix(x, noise[m], sigma[m]) for m, x in data.items()})
-        prediction = self._predict(noisy, sigma, drop_text(batch.text, batch.empty, dropped))
+        # A clip loses its text as a whole: both towers' at once.
+        text = each(batch.text, lambda one: drop_text(one, batch.empty, dropped))
+        prediction = self._predict(noisy, sigma, text)
         losses = self.objective.loss(prediction, data.zip(noise, path.velocity), given.zip(data, learned_mask))
         return mean_learned(losses, given) if given.modalities else losses.map(torch.mean)
 
@@ -94,10 +97,9 @@ class JointTraining(L.LightningModule):
             return AV()
         return draw_given(chances, size, self.seed, step, self.global_rank)
 
-    def _predict(self, noisy: AV[Tensor], sigma: AV[Tensor], text: Text) -> AV[Tensor]:
+    def _predict(self, noisy: AV[Tensor], sigma: AV[Tensor], text: AV[Text]) -> AV[Tensor]:
         dtype = next(self.model.parameters()).dtype
-        text = text.to(text.tokens.device, dtype)
-        context = self.model.embed_text(AV.of(dict.fromkeys(noisy.modalities, text)), cache=False)
+        context = self.model.embed_text(each(text, lambda one: one.to(one.tokens.device, dtype)), cache=False)
         return self.model(noisy.map(lambda x: x.to(dtype)), sigma, context, self.grids)
 
     def configure_optimizers(self) -> OptimizerLRScheduler:

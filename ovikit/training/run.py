@@ -135,7 +135,7 @@ def _train(recipe: Recipe, training: Training, folder: RunFolder, start: int | N
         clips = prepare_latents(
             build.build_dataset(recipe), codecs, conditioner, build.clip_spec(recipe), folder.cache, report
         )
-    _tell(console, model, objective, training, len(clips))
+    _tell(console, model, objective, training, clips)
     optimizer, trainer = training.optimizer, training.trainer
     module = JointTraining(
         model,
@@ -150,13 +150,13 @@ def _train(recipe: Recipe, training: Training, folder: RunFolder, start: int | N
     return _fit(recipe, training, folder, module, clips, start, console)
 
 
-def _tell(console: Console, model: JointModel, objective: Objective, training: Training, clips: int) -> None:
-    """Shows what is trained, what is frozen and what is drawn."""
+def _tell(console: Console, model: JointModel, objective: Objective, training: Training, clips: LatentClips) -> None:
+    """Shows what is trained, what is frozen, and what is drawn and read."""
     modalities = stage_modalities(training.stage)
-    console.print(training_table(model, objective, modalities, clips, training.optimizer.learning_rate))
+    console.print(training_table(model, objective, modalities, len(clips), training.optimizer.learning_rate))
     if frozen := frozen_by(model, training.stage, training.freeze):
         console.print(freeze_table(frozen))
-    console.print(choices_table(objective, training))
+    console.print(choices_table(objective, training, clips))
 
 
 def _choices(training: Training) -> Choices:

@@ -47,7 +47,8 @@ def test_prompts_are_encoded_once_each_and_the_empty_one_first() -> None:
     found = prepare(None)
     assert found.text.tokens.shape == (3, 2, 6)  # "", "c", "ab"
     assert found.text.lengths.tolist() == [1, 1, 2]
-    assert found.text_rows.tolist() == [1, 2, 1, 2, 1]
+    assert found.text_rows["video"].tolist() == [1, 2, 1, 2, 1]
+    assert found.text_rows.video is found.text_rows.audio
     assert torch.equal(found.text.tokens[2], LetterText().encode(["ab"]).tokens[0])
 
 
@@ -59,7 +60,8 @@ def test_cache_gives_back_the_same(tmp_path: Path) -> None:
     for modality in ("video", "audio"):
         assert torch.equal(one.latents[modality], other.latents[modality])
     assert torch.equal(one.text.tokens, other.text.tokens)
-    assert torch.equal(one.text_rows, other.text_rows)
+    assert torch.equal(one.text_rows["video"], other.text_rows["video"])
+    assert other.text_rows.video is other.text_rows.audio
 
 
 @pytest.mark.parametrize("source", [KitClips(FORM, 4), KitClips(FORM, 5, poison=9)])

@@ -304,7 +304,9 @@ def test_the_stage_freezes_before_the_patterns(recipe: Recipe) -> None:
 def test_all_choices_are_in_the_table(tmp_path: Path) -> None:
     def told(*changes: str) -> str:
         recipe = load_recipe(write_recipe(tmp_path), changes)
-        return shown(choices_table(build.build_objective(recipe), build.training_of(recipe)))
+        codecs, conditioner = build.build_codecs(recipe), build.build_conditioner(recipe)
+        clips = encode(build.build_dataset(recipe), codecs, conditioner, build.clip_spec(recipe))
+        return shown(choices_table(build.build_objective(recipe), build.training_of(recipe), clips))
 
     plain = told()
     assert "one for both modalities" in row(plain, "noise level")

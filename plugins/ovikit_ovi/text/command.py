@@ -16,9 +16,11 @@ if TYPE_CHECKING:
 
     from ovikit_ovi.text.component import Umt5Config
     from ovikit_ovi.text.notes import Note
+    from ovikit_ovi.text.parts import Parts
     from ovikit_ovi.text.prompts import Captions, Checked
 
 _COLOURS = {"error": "bold red", "warning": "yellow", "rewritten": "cyan", "info": "dim"}
+_NOTHING = "nothing: this tower reads the empty prompt"
 _LABEL = 10
 _WIDE = 110
 
@@ -34,9 +36,12 @@ def add_commands(cli: typer.Typer) -> None:
 
 
 class _Row(NamedTuple):
+    """read: what each tower reads, where they read texts of their own."""
+
     label: str
     prompt: str
     checked: Checked
+    read: Parts | None
 
 
 def check_prompts(
@@ -57,6 +62,10 @@ def check_prompts(
         Path | None,
         typer.Option(metavar="RECIPE", help="Take the format from a recipe.", show_default=False),
     ] = None,
+    separate: Annotated[
+        bool,
+        typer.Option("--separate", help="Show what each tower reads where the recipe has `prompts: separate`."),
+    ] = False,
     weights: Annotated[
         Path | None,
         typer.Option(metavar="DIR", help="Count tokens with the tokenizer of this weights folder.", show_default=False),
@@ -87,7 +96,8 @@ def check_prompts(
         raise UserError("--captions and --recipe were both given", hint="a recipe says which format its model knows")
     config = _config(recipe)
     wanted = config.captions if recipe is not None else captions
-    rows = _checked(_given(texts, prompts), wanted, _counter(weights, config), config.length)
+    apart = separate or config.prompts == "separate"
+    rows = _checked(_given(texts, prompts), wanted, _counter(weights, config), config.length, apart)
     console = Console()
     wide = console if console.is_terminal else Console(width=_WIDE)
     for row in rows:
@@ -139,22 +149,34 @@ def _given(texts: Sequence[str] | None, prompts: Path | None) -> list[tuple[str,
 
 
 def _checked(
-    given: Sequence[tuple[str, str]], wanted: Captions | None, count: Callable[[str], int] | None, length: int
+    given: Sequence[tuple[str, str]],
+    wanted: Captions | None,
+    count: Callable[[str], int] | None,
+    length: int,
+    separate: bool,
 ) -> list[_Row]:
     """The prompts with the remarks on them. ``wanted``: the format of captions; None: each prompt's own."""
+    from ovikit_ovi.text.parts import parts_of
     from ovikit_ovi.text.prompts import check, format_of
 
-    return [_Row(label, one, check(one, wanted or format_of(one), count, length)) for label, one in given]
+    rows: list[_Row] = []
+    for label, one in given:
+        captions = wanted or format_of(one)
+        checked = check(one, captions, count, length)
+        rows.append(_Row(label, one, checked, parts_of(checked.text, captions) if separate else None))
+    return rows
 
 
 def _show(console: Console, row: _Row, alone: bool) -> None:
-    """Prints a prompt and the remarks on it. ``alone``: also what is only worth knowing, and the rewritten prompt."""
+    """Prints a prompt, the remarks on it and what each tower reads. ``alone``: also what is only worth knowing, the
+    rewritten prompt, and the towers' texts of a prompt in order."""
     from rich.text import Text
 
     from ovikit_ovi.text.notes import one_line
 
     notes = [note for note in row.checked.notes if alone or note.severity != "info"]
-    if not notes:
+    silent = row.read is not None and not all(row.read)
+    if not notes and not silent and (row.read is None or not alone):
         return
     head = Text(f"{row.label}  ", "bold", no_wrap=True, overflow="ellipsis")
     console.print(head.append(one_line(row.prompt), "dim"))
@@ -162,6 +184,9 @@ def _show(console: Console, row: _Row, alone: bool) -> None:
         _indented(console, note.severity, _COLOURS[note.severity], _body(note, row.prompt, console.width))
     if alone and row.checked.text != row.prompt:
         _indented(console, "encoded", "bold", [Text(row.checked.text)])
+    if row.read is not None:
+        for label, text in zip(row.read._fields, row.read, strict=True):
+            _indented(console, label, "bold", [Text(text) if text else Text(_NOTHING, _COLOURS["warning"])])
     console.print()
 
 
