@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from ovikit.kernel.component import Component, Config, NoOptions
 
@@ -12,6 +12,7 @@ Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 NotNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 Scale = Annotated[float, Field(allow_inf_nan=False)]
 Level = Annotated[float, Field(gt=0, le=1)]
+Share = Annotated[float, Field(ge=0, le=1)]
 Layer = Annotated[int, Field(ge=0)]
 
 
@@ -35,6 +36,47 @@ class TwiceShiftedConfig(Config):
     """The shift, as in ``shifted``; here it is applied to the ends of the grid and then to the grid."""
     audio_shift: Positive | None = None
     """The shift of the audio's noise levels; null: the same as the video's."""
+
+
+class WindowConfig(Config):
+    """When one modality is denoised, and how its levels are spread."""
+
+    shift: Positive = 5.0
+    """The shift, as in ``shifted``."""
+    begin: Share = 0.0
+    """From which share of the run's steps on its level falls; before, it stays at the first one."""
+    end: Share = 1.0
+    """At which share of the run's steps it has reached 0; from there on the other modality sees it finished."""
+
+    @model_validator(mode="after")
+    def _lasts(self) -> WindowConfig:
+        if self.begin >= self.end:
+            raise ValueError(f"a window from {self.begin:g} to {self.end:g} has no steps: begin is to be below end")
+        return self
+
+
+class DecoupledConfig(Config):
+    """Noise levels of each modality by itself. Windows that overlap little make a cascade inside one model: with video
+    [0, 0.5] and audio [0.5, 1] the audio is made for the finished video."""
+
+    video: WindowConfig = WindowConfig()
+    """Of the video."""
+    audio: WindowConfig = WindowConfig()
+    """Of the audio."""
+    start: Level = 1.0
+    """The first level, before the shift, as in ``shifted``."""
+    whole_timesteps: bool = False
+    """Tell the network the noise level cut down to a thousandth, as in ``shifted``."""
+
+    @model_validator(mode="after")
+    def _something_moves_in_every_step(self) -> DecoupledConfig:
+        first, second = sorted((self.video, self.audio), key=lambda window: window.begin)
+        if first.begin > 0 or second.begin > first.end or max(first.end, second.end) < 1:
+            raise ValueError(
+                "there are steps in which neither modality is denoised: one window begins at 0, one ends at 1, "
+                "and there is no gap between them"
+            )
+        return self
 
 
 class SolverConfig(Config):
@@ -81,6 +123,14 @@ def _twice_shifted(config: TwiceShiftedConfig) -> Any:
     return TwiceShiftedSchedule(config.shift, config.audio_shift)
 
 
+def _decoupled(config: DecoupledConfig) -> Any:
+    from ovikit.numerics.schedule import DecoupledSchedule, Window
+    from ovikit.types import AV
+
+    windows = AV(config.video, config.audio).map(lambda one: Window(one.shift, one.begin, one.end))
+    return DecoupledSchedule(windows, config.start, config.whole_timesteps)
+
+
 def _euler(config: SolverConfig) -> Any:
     from ovikit.numerics.solver.euler import Euler
 
@@ -97,6 +147,12 @@ def _dpmpp_2m(config: SolverConfig) -> Any:
     from ovikit.numerics.solver.dpmpp_2m import DpmPlusPlus2M
 
     return DpmPlusPlus2M(config.coefficients)
+
+
+def _res_2s(config: NoOptions) -> Any:
+    from ovikit.numerics.solver.res_2s import Res2S
+
+    return Res2S()
 
 
 def _unipc(config: SolverConfig) -> Any:
@@ -123,10 +179,14 @@ COMPONENTS: dict[str, tuple[Component, ...]] = {
     "schedule": (
         Component("shifted", ShiftedConfig, _shifted, "even noise levels, shifted towards noise"),
         Component("shifted-twice", TwiceShiftedConfig, _twice_shifted, "the grid of the released Ovi's Euler sampler"),
+        Component("decoupled", DecoupledConfig, _decoupled, "a shift and a window of the run for each modality"),
     ),
     "solver": (
         Component("euler", SolverConfig, _euler, "Euler: first order, one evaluation per step"),
         Component("heun", NoOptions, _heun, "Heun: second order, two evaluations per step but the last"),
+        Component(
+            "res-2s", NoOptions, _res_2s, "RES-2S: second order in log-SNR, two evaluations per step but the last"
+        ),
         Component("dpmpp-2m", SolverConfig, _dpmpp_2m, "DPM-Solver++(2M): second order, one evaluation per step"),
         Component(
             "unipc", SolverConfig, _unipc, "UniPC, order 2, bh2: predictor and corrector, one evaluation per step"

@@ -20,7 +20,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from ovikit.types import AV
+from ovikit.types import AV, Modality
 
 TIMESTEPS = 1000
 """Network timesteps per unit of sigma."""
@@ -80,6 +80,53 @@ class ShiftedSchedule:
     def told(self, sigma: AV[float]) -> AV[float]:
         """The level that the network is told at ``sigma``: the same, or cut to a whole timestep."""
         return sigma.map(lambda level: math.floor(level * TIMESTEPS) / TIMESTEPS) if self.whole_timesteps else sigma
+
+
+@dataclass(frozen=True, slots=True)
+class Window:
+    """When one modality is denoised: in the steps from ``begin`` to ``end``, shares of a run. ``shift``: Eq. (1)."""
+
+    shift: float = 5.0
+    begin: float = 0.0
+    end: float = 1.0
+
+    def bounds(self, steps: int) -> tuple[int, int]:
+        """The first step, and the step after the last one. Windows that touch do so at every number of steps."""
+        first, last = (math.floor(share * steps + 0.5) for share in (self.begin, self.end))
+        return first, last
+
+
+@dataclass(frozen=True, slots=True)
+class DecoupledSchedule:
+    """Each modality has a window of the run: before it, it stays at its first level, after it, at 0.
+
+    Within its window a modality has the levels of a ``ShiftedSchedule`` of as many steps.
+
+    start, whole_timesteps: as there
+    """
+
+    windows: AV[Window] = AV(Window(), Window())
+    start: float = 1.0
+    whole_timesteps: bool = False
+
+    def sigmas(self, steps: int) -> AV[Tensor]:
+        """(steps + 1,) float64 per modality, not rising, the last one 0. ValueError where a window has no step."""
+        _check(steps)
+
+        def levels(modality: Modality, window: Window) -> Tensor:
+            first, last = window.bounds(steps)
+            if first == last:
+                raise ValueError(
+                    f"the {modality}'s window from {window.begin:g} to {window.end:g} has none of {steps} steps"
+                )
+            within = ShiftedSchedule(window.shift, start=self.start).sigmas(last - first)["video"]
+            return torch.cat([within[:1].expand(first), within, within.new_zeros(steps - last)])
+
+        return AV[Tensor].of({modality: levels(modality, window) for modality, window in self.windows.items()})
+
+    def told(self, sigma: AV[float]) -> AV[float]:
+        """The level that the network is told at ``sigma``: the same, or cut to a whole timestep."""
+        return ShiftedSchedule(whole_timesteps=self.whole_timesteps).told(sigma)
 
 
 @dataclass(frozen=True, slots=True)

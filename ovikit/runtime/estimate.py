@@ -27,7 +27,8 @@ from ovikit.kernel.manager import installed_catalog
 from ovikit.networks.joint import JointModel
 from ovikit.networks.peak import PeakBytes
 from ovikit.networks.protocols import Codec, Conditioner, Decoding, Weighted
-from ovikit.recipe.build import ONE_PROCESS, Sampling, Spread, build_model, build_sampling, clip_spec, precision_of
+from ovikit.numerics.evaluations import count_evaluations
+from ovikit.recipe.build import ONE_PROCESS, Spread, build_model, build_sampling, clip_spec, precision_of
 from ovikit.recipe.models import Recipe
 from ovikit.recipe.sections import Slot
 from ovikit.runtime.quantize import ROWS, covers, rounds_activations, stored_bytes
@@ -127,7 +128,9 @@ def estimate(
         passes=math.ceil(passes / parallel.guidance),
         forward_flops=run.forward_flops,
         text_flops=run.text_flops,
-        forwards=passes * _calls(sampling, run.tokens),
+        forwards=count_evaluations(
+            sampling.schedule, sampling.solver, sampling.guidance, sampling.steps, own.modalities
+        ),
     )
 
 
@@ -166,25 +169,6 @@ def _weights(model: JointModel, recipe: Recipe) -> tuple[tuple[int, ...], int, d
         sums = counted.setdefault(part, [0, 0])
         sums[0], sums[1] = sums[0] + value.numel(), sums[1] + size
     return tuple(layers), resident, {name: Part(*counted[name]) for name in sorted(counted, reverse=True)}
-
-
-def _calls(sampling: Sampling, modalities: AV[int]) -> int:
-    """How often the solver asks for the velocity in a run: counted on one number."""
-    zero, levels = modalities.map(lambda _: torch.zeros(1)), sampling.schedule.sigmas(sampling.steps)
-    calls = 0
-
-    def field(x: AV[Tensor], sigma: AV[float]) -> AV[Tensor]:
-        nonlocal calls
-        calls += 1
-        return x.map(torch.zeros_like)
-
-    def at(step: int) -> AV[float]:
-        return levels.map(lambda sigmas: float(sigmas[step]))
-
-    x, state = zero, sampling.solver.init(zero)
-    for step in range(sampling.steps):
-        x, state = sampling.solver.step(field, x, at(step), at(step + 1), state)
-    return calls
 
 
 class _Attend:

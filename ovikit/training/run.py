@@ -60,8 +60,17 @@ class TrainResult:
     checkpoint: Path | None
 
 
-def train(recipe: Recipe, run: Path | str, *, resume: bool = False, console: Console | None = None) -> TrainResult:
+def train(
+    recipe: Recipe,
+    run: Path | str,
+    *,
+    resume: bool = False,
+    console: Console | None = None,
+    cache: Path | None = None,
+) -> TrainResult:
     """The result of training the recipe in the folder ``run``, until its last step or until it is told to stop.
+
+    cache: where encoded clips are kept, for runs that share them; default: in the run's folder
 
     A run that is finished is left as it is. UserError when the folder holds another recipe's run, or an unfinished
     run and ``resume`` is not set; NonFiniteError when a loss is not a number.
@@ -84,7 +93,7 @@ def train(recipe: Recipe, run: Path | str, *, resume: bool = False, console: Con
         )
     write_lock(recipe, folder.lock)
     with observed("train", folder.path, recipe.name, recipe.digest) as told:
-        result = _train(recipe, training, folder, start, shown)
+        result = _train(recipe, training, folder, start, shown, cache or folder.cache)
         told.results = {"step": float(result.step)}
         if result.stopped_by is not None:
             told.stopped = f"stopped by {result.stopped_by.name} at step {result.step} of {result.steps}"
@@ -122,7 +131,9 @@ def _refuse_rounded_weights(recipe: Recipe) -> None:
         )
 
 
-def _train(recipe: Recipe, training: Training, folder: RunFolder, start: int | None, console: Console) -> TrainResult:
+def _train(
+    recipe: Recipe, training: Training, folder: RunFolder, start: int | None, console: Console, cache: Path
+) -> TrainResult:
     modalities = stage_modalities(training.stage)
     built = build.build_codecs(recipe)
     codecs = AV.of({modality: built[modality] for modality in modalities})
@@ -133,7 +144,7 @@ def _train(recipe: Recipe, training: Training, folder: RunFolder, start: int | N
     objective = build.build_objective(recipe)
     with encoding_progress(console) as report:
         clips = prepare_latents(
-            build.build_dataset(recipe), codecs, conditioner, build.clip_spec(recipe), folder.cache, report
+            build.build_dataset(recipe), codecs, conditioner, build.clip_spec(recipe), cache, report
         )
     _tell(console, model, objective, training, clips)
     optimizer, trainer = training.optimizer, training.trainer

@@ -148,7 +148,7 @@ class Apart:
     def passes(self, sigma: AV[float]) -> tuple[Pass, ...]:
         return Pass(PROMPT, PROMPT), Pass(NEGATIVE, NEGATIVE, SKIP), Pass("apart", PROMPT, ALONE)
 
-    def combine(self, velocities: Mapping[str, AV[Tensor]]) -> AV[Tensor]:
+    def combine(self, velocities: Mapping[str, AV[Tensor]], x: AV[Tensor], sigma: AV[float]) -> AV[Tensor]:
         whole = velocities[PROMPT].zip(velocities[NEGATIVE], lambda a, b: 2.5 * a - b)
         return whole.zip(velocities["apart"], lambda a, b: a - 0.5 * b)
 

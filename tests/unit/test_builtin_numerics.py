@@ -11,6 +11,8 @@ from pydantic import ValidationError
 from ovikit.builtin_numerics import COMPONENTS
 from ovikit.kernel.component import Component
 from ovikit.kernel.kinds import KINDS
+from ovikit.numerics.schedule import Window
+from ovikit.types import AV
 
 NAMED = [(kind, component) for kind, components in COMPONENTS.items() for component in components]
 
@@ -36,6 +38,9 @@ def test_options_reach_what_is_built() -> None:
     schedule = build("schedule", "shifted", shift=3, audio_shift=2.0, start=0.999, whole_timesteps=True)
     assert (schedule.shift, schedule.audio_shift, schedule.start, schedule.whole_timesteps) == (3, 2.0, 0.999, True)
     assert build("schedule", "shifted-twice", shift=4.0).shift == 4.0
+    schedule = build("schedule", "decoupled", video={"shift": 3, "end": 0.5}, audio={"begin": 0.4}, start=0.9)
+    assert schedule.windows == AV(Window(3.0, 0.0, 0.5), Window(5.0, 0.4, 1.0))
+    assert (schedule.start, schedule.whole_timesteps) == (0.9, False)
     for name in ("euler", "dpmpp-2m", "unipc"):
         assert build("solver", name, coefficients="float32").coefficients == "float32"
     guidance = build("guidance", "cfg", video=2.0, audio=1.5, skip_layers=[1, 2])
@@ -52,7 +57,10 @@ def test_options_reach_what_is_built() -> None:
         ("schedule", "shifted", {"start": 1.5}),
         ("schedule", "shifted", {"shfit": 5.0}),
         ("schedule", "shifted-twice", {"start": 0.9}),
+        ("schedule", "decoupled", {"shift": 5.0}),
+        ("schedule", "decoupled", {"video": {"end": 1.1}}),
         ("solver", "unipc", {"coefficients": "float16"}),
+        ("solver", "res-2s", {"coefficients": "float32"}),
         ("solver", "heun", {"coefficients": "float32"}),
         ("guidance", "cfg", {"skip_layers": [-1]}),
         ("guidance", "cfg", {"video": "4"}),

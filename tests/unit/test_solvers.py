@@ -19,10 +19,11 @@ from ovikit.numerics.solver.coefficients import scalar
 from ovikit.numerics.solver.dpmpp_2m import DpmPlusPlus2M
 from ovikit.numerics.solver.euler import Euler
 from ovikit.numerics.solver.heun import Heun
+from ovikit.numerics.solver.res_2s import Leg, Res2S
 from ovikit.numerics.solver.unipc import UniPC, corrector_weights
 from ovikit.types import AV
 
-SOLVERS: list[Solver[Any]] = [Euler(), Heun(), DpmPlusPlus2M(), UniPC()]
+SOLVERS: list[Solver[Any]] = [Euler(), Heun(), DpmPlusPlus2M(), UniPC(), Res2S()]
 each_solver = pytest.mark.parametrize("solver", SOLVERS, ids=lambda solver: type(solver).__name__)
 START = torch.linspace(-1, 1, 7, dtype=torch.float64)
 
@@ -146,7 +147,7 @@ def test_the_start_at_pure_noise_is_the_limit_of_starts_beside_it(solver: Solver
 @each_solver
 @pytest.mark.parametrize("coefficients", ["float64", "float32"])
 def test_latents_keep_their_dtype_whatever_the_velocity_has(solver: Solver[Any], coefficients: str) -> None:
-    solver = solver if isinstance(solver, Heun) else type(solver)(coefficients)  # type: ignore[call-arg]
+    solver = solver if isinstance(solver, Heun | Res2S) else type(solver)(coefficients)  # type: ignore[call-arg]
     x = AV(START.float())
     end = run(solver, lambda x, s: x.map(lambda value: value.to(torch.bfloat16)), x, AV(shifted(4)))
     assert end["video"].dtype == torch.float32
@@ -169,3 +170,95 @@ def test_corrector_weights_of_an_infinitely_distant_level_are_the_limit() -> Non
     far_before, far_here = corrector_weights(h, scalar(-1e9, "float64"))
     assert before == pytest.approx(far_before, abs=1e-8)
     assert here == pytest.approx(far_here, abs=1e-8)
+
+
+def counted(solver: Solver[Any], levels: AV[list[float]]) -> int:
+    calls = 0
+
+    def field(x: AV[Tensor], sigma: AV[float]) -> AV[Tensor]:
+        nonlocal calls
+        calls += 1
+        return known_field(x, sigma)
+
+    run(solver, field, levels.map(lambda _: START), levels)
+    return calls
+
+
+@pytest.mark.parametrize("solver", [Heun(), Res2S()], ids=lambda solver: type(solver).__name__)
+def test_a_second_evaluation_is_made_where_a_modality_has_a_use_for_it(solver: Solver[Any]) -> None:
+    assert counted(solver, AV(shifted(7))) == 2 * 7 - 1
+    assert counted(solver, AV([1.0, 0.5, 0.0, 0.0, 0.0], [1.0, 1.0, 1.0, 0.5, 0.0])) == 2 * (2 * 2 - 1)
+    assert counted(solver, AV([0.5, 0.0], [0.5, 0.2])) == 2
+    assert counted(solver, AV([0.5, 0.5], [0.5, 0.5])) == 1
+
+
+@each_solver
+@pytest.mark.parametrize("level", [0.0, 0.4, 1.0])
+def test_what_the_network_says_of_a_modality_that_waits_or_is_done_has_no_effect(
+    solver: Solver[Any], level: float
+) -> None:
+    """Nor does it matter when the other one arrives at 0."""
+
+    def broken(x: AV[Tensor], sigma: AV[float]) -> AV[Tensor]:
+        return AV(known_field(AV(x["video"]), AV(sigma["video"])).video, torch.full_like(START, math.nan))
+
+    end = run(solver, broken, AV(START, START), AV(shifted(4), [level] * 5))
+    assert torch.equal(end["audio"], START)
+    assert torch.equal(end["video"], run(solver, known_field, AV(START), AV(shifted(4)))["video"])
+
+
+def stage_and_step(first: float, last: float) -> tuple[float, float, float]:
+    """(sigma of the stage, weight of the stage's data, order-one weight) of a step of Res2S."""
+    leg = Leg.between(first, last)
+    return leg.middle, leg.turn, 1 - leg.keep
+
+
+def test_res_2s_has_its_stage_halfway_in_log_snr_and_the_weights_of_the_method() -> None:
+    first, last = 0.8, 0.6
+    middle, turn, gain = stage_and_step(first, last)
+
+    def log_snr(sigma: float) -> float:
+        return math.log((1 - sigma) / sigma)
+
+    assert log_snr(middle) == pytest.approx((log_snr(first) + log_snr(last)) / 2)
+    h = log_snr(last) - log_snr(first)
+    phi_1 = math.expm1(-h) / -h
+    phi_2 = (phi_1 - 1) / -h
+    assert gain == pytest.approx((1 - last) * h * phi_1)
+    assert turn == pytest.approx((1 - last) * h * phi_2 / 0.5)
+
+
+def test_res_2s_is_exact_for_data_that_is_linear_in_log_snr() -> None:
+    """What the weights phi_1 and phi_2 are for; the integral by a fine sum, Eq. 1 of ``coefficients``."""
+    first, last = 0.7, 0.45
+
+    def data(sigma: float) -> Tensor:
+        return 0.3 + 0.2 * math.log((1 - sigma) / sigma) * torch.ones(1, dtype=torch.float64)
+
+    def field(x: AV[Tensor], sigma: AV[float]) -> AV[Tensor]:
+        return x.zip(sigma, lambda value, level: (value - data(level)) / level)
+
+    u = torch.linspace((1 - first) / first, (1 - last) / last, 20001, dtype=torch.float64)
+    x = torch.full((1,), 0.9, dtype=torch.float64)
+    exact = last * (x / first + torch.trapezoid(0.3 + 0.2 * u.log(), u))
+    end, _ = Res2S().step(field, AV(x), AV(first), AV(last), None)
+    torch.testing.assert_close(end["video"], exact, rtol=0, atol=1e-9)
+
+
+def test_res_2s_takes_a_step_of_second_order_from_pure_noise() -> None:
+    """Its error falls with the cube of its length; that of a step of first order with the square."""
+
+    def error(solver: Solver[Any], length: float) -> float:
+        end, _ = solver.step(known_field, AV(START), AV(1.0), AV(1 - length), solver.init(AV(START)))
+        return float((end["video"] - solution(START, 1.0, 1 - length)).abs().max())
+
+    assert error(Res2S(), 0.02) / error(Res2S(), 0.01) == pytest.approx(8, rel=0.1)
+    assert error(UniPC(), 0.02) / error(UniPC(), 0.01) == pytest.approx(4, rel=0.1)
+
+
+def test_the_stage_of_res_2s_never_slips_back_to_noise() -> None:
+    for first in (1.0, 1 - 1e-12, 1 - 1e-6, 0.999):
+        middle, turn, _ = stage_and_step(first, 0.9)
+        assert middle == pytest.approx(1 / (1 + 0.5 * 0.1 / 0.9), rel=1e-3)
+        assert turn == pytest.approx(0.1, rel=0.12)
+    assert stage_and_step(1.0, 0.9)[1] == pytest.approx(0.1, abs=1e-15)

@@ -34,10 +34,10 @@ class Euler:
 def euler_step(
     x: AV[Tensor], velocity: AV[Tensor], sigma: AV[float], next_sigma: AV[float], precision: Precision
 ) -> AV[Tensor]:
-    """``x + (next_sigma - sigma) velocity``, in the dtype of x."""
+    """``x + (next_sigma - sigma) velocity``, in the dtype of x; a modality whose level does not change stays."""
 
     def width(before: float, after: float) -> float:
         return float(scalar(after, precision) - scalar(before, precision))
 
     shift = velocity.zip(sigma.zip(next_sigma, width), lambda speed, h: (speed, h))
-    return x.zip(shift, lambda value, step: value + step[1] * step[0].to(value.dtype))
+    return x.zip(shift, lambda value, step: value if step[1] == 0 else value + step[1] * step[0].to(value.dtype))

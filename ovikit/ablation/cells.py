@@ -1,0 +1,152 @@
+"""A matrix to cells: which recipe each is, what identifies it, and which of them share a training. Torch-free."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ovikit.ablation.matrix import Matrix, label, load_matrix
+from ovikit.errors import UserError
+from ovikit.recipe.diff import recipe_differences
+from ovikit.recipe.load import load_recipe, load_suite
+from ovikit.recipe.models import Recipe, Suite, digest_of
+
+_FORMAT = 1
+"""Changes when a cell of the same digest would be run or measured differently."""
+_SHORT = 16
+
+
+@dataclass(frozen=True, slots=True)
+class Arm:
+    """One combination of arms: the recipe with its overrides, before seeds and budget.
+
+    recipe:  None where the combination is no valid recipe; ``refused`` says why
+    changes: what differs from the baseline's recipe, in words
+    """
+
+    chosen: Mapping[str, str]
+    path: Path
+    overrides: tuple[str, ...]
+    recipe: Recipe | None
+    refused: str | None
+    changes: tuple[str, ...]
+
+    @property
+    def label(self) -> str:
+        return label(self.chosen)
+
+
+@dataclass(frozen=True, slots=True)
+class Cell:
+    """One recipe with one seed, trained and measured.
+
+    digest:   of all that its numbers depend on: the recipe, the suite, the steps it is measured at
+    training: digest of what its weights depend on: cells that differ in sampling alone share it
+    """
+
+    arm: Arm
+    seed: int
+    recipe: Recipe
+    suite: Path
+    measured_at: tuple[int, ...]
+    digest: str
+    training: str
+
+    @property
+    def label(self) -> str:
+        return f"{self.arm.label} seed {self.seed}"
+
+    @property
+    def steps(self) -> int:
+        return self.measured_at[-1]
+
+
+def arms_of(matrix: Matrix) -> list[Arm]:
+    """Every combination, the baseline first. UserError where the baseline itself is no valid recipe."""
+    found: list[Arm] = []
+    for chosen, path, changes in matrix.arms():
+        overrides = tuple(f"{where}={json.dumps(value)}" for where, value in changes.items())
+        recipe, refused, told = None, None, ()
+        try:
+            recipe = load_recipe(path, overrides)
+            if recipe.training is None:
+                raise UserError(f"recipe '{recipe.name}' has no training section", str(path))
+            if found and (first := found[0].recipe) is not None:
+                told = tuple(_told(one.path, one.old, one.new) for one in recipe_differences(first, recipe))
+        except UserError as error:
+            if not found:
+                raise
+            refused = error.render()
+        told = tuple(one for one in told if not one.startswith("name:"))
+        found.append(Arm(chosen, path, overrides, recipe, refused, told))
+    return found
+
+
+def _told(path: str, old: Any, new: Any) -> str:
+    """A difference in a line; a slot whose component changes by its new name and what is set beside the defaults."""
+    if isinstance(new, Mapping) and isinstance(old, Mapping) and "type" in new:
+        return f"{path}: {old.get('type')} -> {new['type']}"
+    return f"{path}: {json.dumps(old, default=repr)} -> {json.dumps(new, default=repr)}"
+
+
+def cells_of(matrix: Matrix, arm: Arm, steps: int) -> list[Cell]:
+    """The cells of a combination that trains ``steps`` steps: one for each seed."""
+    assert arm.recipe is not None
+    every = steps // matrix.measurements
+    points = range(every, every * matrix.measurements + 1, every)
+    suite = matrix.suite_path or arm.recipe.suite_path()
+    if suite is None:
+        raise UserError(
+            f"nothing says how recipe '{arm.recipe.name}' is measured",
+            str(matrix.source),
+            "add suite to the matrix, or evaluation.suite to the recipe",
+        )
+    measured = load_suite(suite)
+    return [_cell(arm, seed, points, suite, measured) for seed in matrix.seeds]
+
+
+def _cell(arm: Arm, seed: int, points: Sequence[int], suite: Path, measured: Suite) -> Cell:
+    fixed = (
+        f"model.seed={seed}",
+        f"training.seed={seed}",
+        f"training.trainer.max_steps={points[-1]}",
+        f"training.trainer.checkpoint_every_steps={points[0]}",
+    )
+    recipe = load_recipe(arm.path, (*arm.overrides, *fixed))
+    data = recipe.to_dict()
+    del data["name"]  # what a recipe is called changes no number
+    training = digest_of({key: value for key, value in data.items() if key != "sampling"})
+    whole = {"format": _FORMAT, "recipe": digest_of(data), "suite": measured.digest, "points": list(points)}
+    digest = hashlib.sha256(json.dumps(whole, sort_keys=True).encode()).hexdigest()
+    return Cell(arm, seed, recipe, suite, tuple(points), digest[:_SHORT], training[:_SHORT])
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """All that a matrix asks for. cells: of the valid arms, seed by seed, so that a run cut short has whole pairs."""
+
+    matrix: Matrix
+    arms: tuple[Arm, ...]
+    cells: tuple[Cell, ...]
+
+    @property
+    def trainings(self) -> int:
+        """How many models are trained for them."""
+        return len({cell.training for cell in self.cells})
+
+    def of(self, arm: Arm) -> list[Cell]:
+        return [cell for cell in self.cells if cell.arm is arm]
+
+
+def plan_of(matrix: Matrix, arms: Sequence[Arm], steps: Mapping[str, int]) -> Plan:
+    """The plan of a matrix. steps: of each valid arm, by its label."""
+    by_arm = [cells_of(matrix, arm, steps[arm.label]) for arm in arms if arm.recipe is not None]
+    by_seed = [cells[i] for i in range(len(matrix.seeds)) for cells in by_arm]
+    return Plan(matrix, tuple(arms), tuple(by_seed))
+
+
+__all__ = ["Arm", "Cell", "Plan", "arms_of", "cells_of", "load_matrix", "plan_of"]

@@ -1,0 +1,185 @@
+"""What a cell will take, measured on a few training steps and one clip before anything is run."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ovikit.ablation.cell import BATCH
+from ovikit.ablation.cells import Arm
+from ovikit.ablation.matrix import Matrix
+from ovikit.data.seeds import generator_for
+from ovikit.evaluation.runner import build_bench
+from ovikit.files import atomic_write_json
+from ovikit.generate.batch import clip_of, through_codecs
+from ovikit.networks.loaded import loaded
+from ovikit.networks.protocols import Codec, Conditioner
+from ovikit.numerics.evaluations import count_evaluations
+from ovikit.recipe import build
+from ovikit.recipe.load import load_suite
+from ovikit.recipe.models import Recipe
+from ovikit.training.batches import Batch
+from ovikit.training.draws import Choices
+from ovikit.training.module import AdamWCosine, JointTraining
+from ovikit.training.parameters import select_trained
+from ovikit.training.watch import LossWatch
+from ovikit.types import AV, Text
+
+_STEPS = 4
+_STARTING_S = 8.0
+"""Imports, the data set's latents from the cache, and building, for each cell."""
+
+
+@dataclass(frozen=True, slots=True)
+class Pace:
+    """Seconds of one training step, of a network evaluation of one clip, and of what is done to a finished clip."""
+
+    step: float
+    evaluation: float
+    clip: float
+
+
+@dataclass(frozen=True, slots=True)
+class Expectation:
+    """What a cell of an arm is expected to take."""
+
+    steps: int
+    seconds: float
+    training_seconds: float
+    evaluations: int
+
+
+def pace_of(recipe: Recipe) -> Pace:
+    """Measured on this machine now, on random latents; nothing is written."""
+    codecs, conditioner = build.build_codecs(recipe), build.build_conditioner(recipe)
+    model = build.build_model(recipe, codecs, conditioner)
+    training = build.training_of(recipe)
+    generator = generator_for(0, "probe")
+
+    def latents(clips: int) -> AV[Tensor]:
+        return codecs.map(lambda codec: torch.randn((clips, *codec.shape()), generator=generator))
+
+    text = _text(conditioner, training.batch_size)
+    step = _training_step(recipe, model, codecs, latents(training.batch_size), text)
+    x, sigma = latents(BATCH), AV(*(torch.full((BATCH,), 0.5),) * 2)
+    shown = _text(conditioner, BATCH)
+
+    @torch.no_grad()
+    def evaluation() -> None:
+        contexts = model.embed_text(codecs.map(lambda _: shown), cache=False)
+        model(x, codecs.zip(sigma, lambda _, level: level), contexts, codecs.map(lambda codec: codec.grid()))
+
+    return Pace(_timed(step), _timed(evaluation) / BATCH, _clip_seconds(recipe, codecs))
+
+
+def _text(conditioner: Conditioner, clips: int) -> Text:
+    """As long as the empty prompt's, whose time differs little from others' where texts are padded."""
+    return conditioner.encode([""] * clips)
+
+
+def _training_step(
+    recipe: Recipe, model: nn.Module, codecs: AV[Codec], latents: AV[Tensor], text: Text
+) -> Callable[[], None]:  # fmt: skip
+    training = build.training_of(recipe)
+    select_trained(model, training.stage, training.freeze)
+    module = JointTraining(
+        model, build.build_objective(recipe), codecs.map(lambda codec: codec.grid()),
+        AdamWCosine(steps=100, **training.optimizer.to_dict()), LossWatch(["probe"]),
+        seed=0, choices=Choices(), gradient_clip=None,
+    )  # fmt: skip
+    optimizer, _ = module.make_optimizer(model, fused=True)
+    batch = Batch([0], latents, latents.map(lambda _: text), text)
+
+    def step() -> None:
+        losses = module.losses(batch, 0)
+        torch.stack(list(losses.values())).sum().backward()
+        optimizer.step()
+        optimizer.zero_grad()
+
+    return step
+
+
+def _clip_seconds(recipe: Recipe, codecs: AV[Codec]) -> float:
+    """Seconds to encode, decode and look at one clip of the suite: about what writing and reading it takes too."""
+    path = recipe.suite_path()
+    if path is None:
+        return 0.0
+    form = build.clip_spec(recipe)
+    bench = build_bench(load_suite(path), recipe)
+    clip = bench.prompts.reference(0)
+    with loaded(*codecs.values()), torch.no_grad():
+        if clip is None:
+            empty = codecs.map(lambda codec: codec.decode(torch.zeros(1, *codec.shape()))[0])
+            clip = clip_of("probe", "", empty, form)
+        began = time.perf_counter()
+        seen = through_codecs(clip, codecs, form)
+        for measure in bench.measures:
+            measure.evaluator.features(seen)
+    return 1.5 * (time.perf_counter() - began)
+
+
+def _timed(work: Callable[[], None]) -> float:
+    """Seconds of one call: the shortest of a few, after one that warms up."""
+    work()
+    spent: list[float] = []
+    for _ in range(_STEPS):
+        began = time.perf_counter()
+        work()
+        spent.append(time.perf_counter() - began)
+    return min(spent)
+
+
+def expectation(matrix: Matrix, recipe: Recipe, pace: Pace, prompts: int) -> Expectation:
+    """Of one cell, at that pace. Where the budget is in seconds, the steps that fit into it, a whole number for each
+    measurement."""
+    times = matrix.measurements
+    steps = matrix.budget.steps
+    if steps is None:
+        assert matrix.budget.seconds is not None
+        steps = max(1, int(matrix.budget.seconds / pace.step) // times) * times
+    parts = build.build_sampling(recipe)
+    count = count_evaluations(parts.schedule, parts.solver, parts.guidance, parts.steps, recipe.model.modalities)
+    measuring = times * prompts * (count * pace.evaluation + pace.clip)
+    training = steps * pace.step
+    return Expectation(steps, _STARTING_S + training + measuring, training, count)
+
+
+def expectations(matrix: Matrix, arms: list[Arm], kept: Path, shown: Callable[[str], None]) -> dict[str, Expectation]:
+    """What a cell of each valid arm takes, by its label. Paces are kept in a file: a budget in seconds means the same
+    steps whenever the matrix is run again."""
+
+    known: dict[str, Any] = json.loads(kept.read_text(encoding="utf-8")) if kept.is_file() else {}
+    found: dict[str, Expectation] = {}
+    for arm in arms:
+        if arm.recipe is None:
+            continue
+        digest = arm.recipe.digest
+        if digest not in known:
+            shown(arm.label)
+            known[digest] = asdict(pace_of(arm.recipe))
+            atomic_write_json(kept, known)
+        found[arm.label] = expectation(matrix, arm.recipe, Pace(**known[digest]), _prompts(matrix, arm.recipe))
+    return found
+
+
+def _prompts(matrix: Matrix, recipe: Recipe) -> int:
+    path = matrix.suite_path or recipe.suite_path()
+    return 0 if path is None else len(build.build_prompts(load_suite(path), build.clip_spec(recipe)))
+
+
+def total_seconds(plan_cells: list[tuple[str, str]], expected: Mapping[str, Expectation], jobs: int) -> float:
+    """Of (arm's label, training digest) pairs: a training that cells share counts once."""
+    trained: set[str] = set()
+    seconds = 0.0
+    for arm, training in plan_cells:
+        one = expected[arm]
+        seconds += one.seconds - (one.training_seconds if training in trained else 0.0)
+        trained.add(training)
+    return seconds / jobs
