@@ -14,7 +14,7 @@ from rich.table import Table
 from safetensors.torch import load_file
 from test_training_run import assert_same, checkpoint_of, rows_of, stop_after
 from torch import Tensor
-from training_kit import kit_installed, write_recipe
+from training_kit import RECIPE, LetterText, kit_installed, write_recipe
 
 from ovikit.data.latents import LatentClips, encode
 from ovikit.data.sampler import EpochSampler
@@ -31,7 +31,7 @@ from ovikit.training.draws import Choices, draw_given, draw_noise, learned_mask,
 from ovikit.training.module import AdamWCosine, JointTraining
 from ovikit.training.parameters import count_parameters, frozen_by, select_trained
 from ovikit.training.watch import LossWatch
-from ovikit.types import AV, Context, TokenGrid
+from ovikit.types import AV, Context, Text, TokenGrid
 
 
 @pytest.fixture(autouse=True)
@@ -96,7 +96,7 @@ def test_with_nothing_chosen_the_losses_are_those_that_they_always_were(recipe: 
             }
         )
         noisy = AV.of({m: path.mix(x, noise[m], sigma[m]) for m, x in batch.latents.items()})
-        text = drop_text(batch.text, batch.empty, dropped).to(torch.device("cpu"), torch.float64)
+        text = drop_text(batch.text["video"], batch.empty, dropped).to(torch.device("cpu"), torch.float64)
         context = module.model.embed_text(AV(text, text), cache=False)
         velocity = module.model(noisy, sigma, context, module.grids)
         wanted = velocity.zip(batch.latents.zip(noise, path.velocity), lambda v, u: (v - u).square().flatten(1).mean(1))
@@ -258,6 +258,68 @@ def test_a_stage_of_one_modality_takes_the_choices_that_change_nothing(tmp_path:
     assert load_recipe(write_recipe(tmp_path), changes).training is not None
 
 
+PARTED = {
+    "conditioner: {type: kit-letters}": "conditioner: {type: kit-letters, separate: true}",
+    "data: {type: kit-clips}": "data: {type: kit-clips, prompts: ['ab|c', 'd|c', 'ab|e', 'ab']}",
+}
+
+
+def parted(folder: Path, *changes: str) -> Recipe:
+    text = RECIPE
+    for old, new in PARTED.items():
+        text = text.replace(old, new)
+    return load_recipe(write_recipe(folder, text=text), changes)
+
+
+def test_a_batch_has_a_text_for_each_tower_and_loses_both_at_once(tmp_path: Path) -> None:
+    trained = Trained(parted(tmp_path), Choices(text_dropout=0.5))
+    batch = trained.batch(0)
+    letters = LetterText()
+    for row, clip in enumerate(batch.clips):
+        prompt = ("ab|c", "d|c", "ab|e", "ab")[clip % 4]
+        for modality, text in zip(("video", "audio"), prompt.partition("|")[::2], strict=True):
+            read = batch.text[modality]  # type: ignore[index]
+            assert torch.equal(read.tokens[row, : int(read.lengths[row])], letters.encode([text]).tokens[0])
+    seen: list[AV[Text]] = []
+    embed = trained.module.model.embed_text
+
+    def watched(text: AV[Text], cache: bool) -> AV[Context]:
+        seen.append(text)
+        return embed(text, cache)
+
+    trained.module.model.embed_text = watched  # type: ignore[method-assign]  # the real one, looked at
+    lost = set()
+    for step in range(8):
+        trained.losses(step)
+        whole = trained.batch(step)
+        for row in range(3):
+            gone = {
+                bool(text.tokens[row].abs().sum() == 0)
+                for m, text in seen[-1].items()
+                if whole.text[m].tokens[row].abs().sum() > 0
+            }
+            assert len(gone) == 1
+            lost |= gone
+    assert lost == {True, False}
+
+
+def test_combined_prompts_are_one_text_from_the_batch_to_the_towers(recipe: Recipe) -> None:
+    batch = Trained(recipe, Choices()).batch(0)
+    assert batch.text.video is batch.text.audio
+    moved = batch.to(torch.device("cpu"))
+    assert moved.text.video is moved.text.audio
+
+
+def test_a_run_with_a_text_for_each_tower_resumes_exactly(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    recipe = parted(tmp_path)
+    runs.train(recipe, tmp_path / "whole")
+    with monkeypatch.context() as patched:
+        stop_after(patched, 5, signal.SIGTERM)
+        runs.train(recipe, tmp_path / "parts")
+    runs.train(recipe, tmp_path / "parts", resume=True)  # from the cached latents
+    assert_same(load_file(tmp_path / "whole/weights.safetensors"), load_file(tmp_path / "parts/weights.safetensors"))
+
+
 def shown(*tables: Table) -> str:
     console = Console(width=160, record=True, file=open("/dev/null", "w"))  # noqa: SIM115
     for table in tables:
@@ -322,3 +384,13 @@ def test_all_choices_are_in_the_table(tmp_path: Path) -> None:
     assert "both are learned 75 %, audio from video 20 %, video from audio 5 %" in row(chosen, "modalities")
     assert "always there" in row(chosen, "prompt")
     assert "modalities" not in told("training.stage=audio")
+    assert "the whole prompt" in row(plain, "text")
+
+
+def test_clips_with_nothing_for_a_tower_are_counted_in_the_table(tmp_path: Path) -> None:
+    recipe = parted(tmp_path)
+    codecs, conditioner = build.build_codecs(recipe), build.build_conditioner(recipe)
+    clips = encode(build.build_dataset(recipe), codecs, conditioner, build.clip_spec(recipe))
+    text = shown(choices_table(build.build_objective(recipe), build.training_of(recipe), clips))
+    wanted = "a text for each tower; 1 of 7 have none for audio, which reads the empty prompt"
+    assert wanted in row(text, "text")

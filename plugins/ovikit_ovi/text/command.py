@@ -94,12 +94,15 @@ def check_prompts(
         raise UserError(f"prompts are written to .csv files, not to '{write.suffix}'", "--write")
     if captions is not None and recipe is not None:
         raise UserError("--captions and --recipe were both given", hint="a recipe says which format its model knows")
-    config = _config(recipe)
-    wanted = config.captions if recipe is not None else captions
-    apart = separate or config.prompts == "separate"
-    rows = _checked(_given(texts, prompts), wanted, _counter(weights, config), config.length, apart)
     console = Console()
     wide = console if console.is_terminal else Console(width=_WIDE)
+    if recipe is not None and (apart := _parted(recipe, texts, prompts)) is not None:
+        _show_parted(wide, apart)
+        return
+    config = _config(recipe)
+    wanted = config.captions if recipe is not None else captions
+    towers = separate or config.prompts == "separate"
+    rows = _checked(_given(texts, prompts), wanted, _counter(weights, config), config.length, towers)
     for row in rows:
         _show(wide, row, alone=prompts is None)
     if write is not None:
@@ -124,6 +127,27 @@ def _config(recipe: Path | None) -> Umt5Config:
             "give a recipe with the conditioner 'umt5'",
         )  # fmt: skip
     return slot.config
+
+
+def _parted(recipe: Path, texts: Sequence[str] | None, prompts: Path | None) -> list[tuple[str, Parts]] | None:
+    """What each tower reads of every prompt, by label, where a recipe has a conditioner of another format that parts
+    prompts; None for any other recipe."""
+    from ovikit.recipe.load import load_recipe
+    from ovikit_ovi.text.component import Umt5Config
+    from ovikit_ovi.text.parts import Parts
+
+    found = load_recipe(recipe)
+    if isinstance(found.model.conditioner.config, Umt5Config):
+        return None
+    from ovikit.networks.reading import texts_of
+    from ovikit.recipe.build import build_conditioner
+
+    conditioner = build_conditioner(found)
+    given = _given(texts, prompts)
+    read = [(label, texts_of(conditioner, prompt)) for label, prompt in given]
+    if all(text.video == text.audio for _, text in read):
+        return None
+    return [(label, Parts(text["video"], text["audio"])) for label, text in read]
 
 
 def _counter(weights: Path | None, config: Umt5Config) -> Callable[[str], int] | None:
@@ -185,9 +209,25 @@ def _show(console: Console, row: _Row, alone: bool) -> None:
     if alone and row.checked.text != row.prompt:
         _indented(console, "encoded", "bold", [Text(row.checked.text)])
     if row.read is not None:
-        for label, text in zip(row.read._fields, row.read, strict=True):
-            _indented(console, label, "bold", [Text(text) if text else Text(_NOTHING, _COLOURS["warning"])])
+        _show_read(console, row.read)
     console.print()
+
+
+def _show_read(console: Console, read: Parts) -> None:
+    from rich.text import Text
+
+    for label, text in zip(read._fields, read, strict=True):
+        _indented(console, label, "bold", [Text(text) if text else Text(_NOTHING, _COLOURS["warning"])])
+
+
+def _show_parted(console: Console, parted: Sequence[tuple[str, Parts]]) -> None:
+    """Prints what each tower reads of prompts that have no format to check."""
+    from rich.text import Text
+
+    for label, read in parted:
+        console.print(Text(label, "bold"))
+        _show_read(console, read)
+    console.print(f"{len(parted)} prompts, parted; their format is free", style="dim")
 
 
 def _body(note: Note, prompt: str, width: int) -> list[Text]:
