@@ -26,6 +26,7 @@ from ovikit.recipe import build
 from ovikit.recipe.load import load_suite
 from ovikit.recipe.models import Recipe
 from ovikit.training.batches import Batch
+from ovikit.training.draws import Choices
 from ovikit.training.module import AdamWCosine, JointTraining
 from ovikit.training.parameters import select_trained
 from ovikit.training.watch import LossWatch
@@ -93,10 +94,10 @@ def _training_step(
     module = JointTraining(
         model, build.build_objective(recipe), codecs.map(lambda codec: codec.grid()),
         AdamWCosine(steps=100, **training.optimizer.to_dict()), LossWatch(["probe"]),
-        seed=0, text_dropout=0.0, gradient_clip=None,
+        seed=0, choices=Choices(), gradient_clip=None,
     )  # fmt: skip
     optimizer, _ = module.make_optimizer(model, fused=True)
-    batch = Batch([0], latents, text, text)
+    batch = Batch([0], latents, latents.map(lambda _: text), text)
 
     def step() -> None:
         losses = module.losses(batch, 0)

@@ -20,7 +20,8 @@ from ovikit.checkpoints.load import read_tensors, write_tensors
 from ovikit.errors import UserError, listed
 from ovikit.networks.loaded import loaded
 from ovikit.networks.protocols import ClipSource, Codec, Conditioner
-from ovikit.types import AV, Clip, ClipSpec, Modality, Text
+from ovikit.networks.reading import texts_of
+from ovikit.types import AV, MODALITIES, Clip, ClipSpec, Modality, Text
 
 LAYOUT = 1
 """Version of what this module writes; a cache of another version is not read."""
@@ -41,14 +42,14 @@ class LatentClips:
 
     names:     of the clips
     latents:   (n, c, t, y, x) and (n, c, t), float32
-    text:      (p, l, c) of the distinct prompts; row 0 is the empty prompt
-    text_rows: (n,) which row is whose
+    text:      (p, l, c) of the distinct texts; row 0 is the empty prompt
+    text_rows: (n,) which row is whose, for each tower; the same tensor where both read one text
     """
 
     names: tuple[str, ...]
     latents: AV[Tensor]
     text: Text
-    text_rows: Tensor
+    text_rows: AV[Tensor]
 
     def __len__(self) -> int:
         return len(self.names)
@@ -126,11 +127,28 @@ def encode(
             "training.data",
             f"leave these clips out, or train without {modality}",
         )
-    distinct = list(dict.fromkeys([EMPTY, *prompts]))
-    row = {prompt: index for index, prompt in enumerate(distinct)}
+    text, rows = _texts(conditioner, prompts, codecs.modalities)
+    return LatentClips(tuple(names), latents, text, rows)
+
+
+def _texts(
+    conditioner: Conditioner, prompts: Sequence[str], modalities: tuple[Modality, ...]
+) -> tuple[Text, AV[Tensor]]:
+    """The distinct texts of the prompts, and which of them each tower reads for each prompt."""
+    texts = [texts_of(conditioner, prompt) for prompt in prompts]
+    read = AV.of({m: [text[m] for text in texts] for m in modalities})
+    distinct = list(dict.fromkeys([EMPTY, *(text for some in read.values() for text in some)]))
+    row = {text: index for index, text in enumerate(distinct)}
     with loaded(conditioner):
-        text = encode_prompts(conditioner, distinct)
-    return LatentClips(tuple(names), latents, text, torch.tensor([row[prompt] for prompt in prompts]))
+        encoded = encode_prompts(conditioner, distinct)
+    return encoded, _united(read.map(lambda some: torch.tensor([row[text] for text in some])))
+
+
+def _united(rows: AV[Tensor]) -> AV[Tensor]:
+    """The rows, as one tensor where both towers read the same."""
+    if rows.video is not None and rows.audio is not None and torch.equal(rows.video, rows.audio):
+        return AV(rows.video, rows.video)
+    return rows
 
 
 def encode_prompts(conditioner: Conditioner, prompts: Sequence[str]) -> Text:
@@ -168,7 +186,12 @@ def _encode(chunk: Sequence[Clip], modality: Modality, codec: Codec, form: ClipS
 def write_cache(path: Path, clips: LatentClips, mark: str) -> None:
     """Writes latents, text and checksums to one safetensors file, under a temporary name first."""
     tensors = dict(clips.latents.items())
-    tensors |= {"text.tokens": clips.text.tokens, "text.lengths": clips.text.lengths, "text.rows": clips.text_rows}
+    tensors |= {"text.tokens": clips.text.tokens, "text.lengths": clips.text.lengths}
+    rows = clips.text_rows
+    if rows.video is None or rows.audio is None or rows.video is rows.audio:
+        tensors["text.rows"] = next(rows.values())
+    else:
+        tensors |= {f"text.rows.{modality}": one for modality, one in rows.items()}
     sums = {name: _checksum(value) for name, value in tensors.items()}
     metadata = {"fingerprint": mark, "names": json.dumps(clips.names), "crc32": json.dumps(sums)}
     write_tensors(path, tensors, metadata)
@@ -190,8 +213,14 @@ def read_cache(path: Path, mark: str) -> LatentClips:
         tuple(json.loads(metadata["names"])),
         AV(tensors.get("video"), tensors.get("audio")),
         Text(tensors["text.tokens"], tensors["text.lengths"]),
-        tensors["text.rows"],
+        _rows(tensors),
     )
+
+
+def _rows(tensors: dict[str, Tensor]) -> AV[Tensor]:
+    """Which row of the texts is whose, in a cache file: of either tower, or once for all."""
+    name = "text.rows" if "text.rows" in tensors else "text.rows.{}"
+    return AV.of({modality: tensors[name.format(modality)] for modality in MODALITIES if modality in tensors})
 
 
 def _checksum(tensor: Tensor) -> int:

@@ -117,10 +117,10 @@ class ClipMaker:
         if jobs[0].shape.size_px != self._size_px:  # those of many sizes would fill the device
             self.model.forget_rotations()
             self._size_px = jobs[0].shape.size_px
-        given = [job.text for job in jobs]
+        given = AV.of({m: [job.text[m] for job in jobs] for m in modalities})
         negative = AV.of({m: [self.sampling.negative.get(m) or ""] for m in modalities})
         contexts = {
-            PROMPT: self._contexts(AV.of(dict.fromkeys(modalities, given))),
+            PROMPT: self._contexts(given),
             NEGATIVE: self._contexts(negative).map(lambda context: _repeated(context, len(jobs))),
         }
         clean: AV[Tensor] = AV()

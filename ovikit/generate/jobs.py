@@ -18,7 +18,7 @@ from ovikit.files import atomic_write_json, sha256_of
 from ovikit.generate.media import viewing_scale, write_clip
 from ovikit.generate.prompts import ID_HINT, SAFE_ID
 from ovikit.generate.size import Size
-from ovikit.types import Clip
+from ovikit.types import AV, Clip
 
 SIDECAR_FORMAT = 2
 
@@ -49,14 +49,14 @@ class Job:
 
     id:    name of its files
     item:  id of its prompt
-    text:  the prompt as it is encoded
+    text:  the prompt as it is encoded, for each tower
     seed:  of its noise
     """
 
     id: str
     item: str
     prompt: str
-    text: str
+    text: AV[str]
     seed: int
     shape: Shape
 
@@ -78,13 +78,13 @@ class Origin:
 
 
 def plan(
-    items: Sequence[PromptItem], shapes: Sequence[Shape], texts: Sequence[str], seed: int, count: int = 1
+    items: Sequence[PromptItem], shapes: Sequence[Shape], texts: Sequence[AV[str]], seed: int, count: int = 1
 ) -> list[Job]:
     """``count`` clips of each prompt, the i-th of all with the noise of seed + i. Further takes of a prompt are
     named ID-1, ID-2, ...
 
     shapes: of the clips of each prompt
-    texts:  the prompts as they are encoded
+    texts:  the prompts as they are encoded, for each tower
     """
     for item in items:
         if not SAFE_ID.fullmatch(item.id):
@@ -146,8 +146,10 @@ def sidecar_of(job: Job, origin: Origin, run: Mapping[str, Any]) -> dict[str, An
     run: what another machine, or another try, would do otherwise: no part of the clip's identity
     """
     told: dict[str, Any] = {"format": SIDECAR_FORMAT, **_identity(job, origin), "item": job.item}
-    if job.text != job.prompt:
-        told["prepared_prompt"] = job.text
+    if job.text.video != job.text.audio:
+        told["prepared_prompt"] = dict(job.text.items())
+    elif job.text.video != job.prompt:
+        told["prepared_prompt"] = job.text.video
     if job.shape.first is not None:
         told["first_frame"]["name"] = job.shape.first.path.name
     return {**told, **origin.details, "run": dict(run)}

@@ -116,8 +116,9 @@ class Making:
     def _texts(self, placement: Placement) -> Texts:
         """Every text of the run, encoded; the encoder is gone again."""
         tools, conditioner = self._tools, self._tools.parts.conditioner
-        wanted = [job.text for batch in self._batches for job in batch]
-        wanted += [self._sampling.negative.get(m) or "" for m in tools.parts.codecs.modalities]
+        modalities = tools.parts.codecs.modalities
+        wanted = [job.text[m] for batch in self._batches for job in batch for m in modalities]
+        wanted += [self._sampling.negative.get(m) or "" for m in modalities]
         with tools.clock("text"):
             texts = TextCache().of(conditioner)
             missing = texts.missing(wanted)

@@ -16,18 +16,27 @@ from ovikit.generate.media import MOST_SIDE_PX
 from ovikit.generate.size import Size, SizeRule, told
 from ovikit.networks.joint import JointModel
 from ovikit.networks.protocols import Conditioner
+from ovikit.networks.reading import texts_of
 from ovikit.numerics.evaluations import passes_of_run
 from ovikit.numerics.protocols import Pass
 from ovikit.recipe.build import Sampling
-from ovikit.types import Modality
+from ovikit.types import AV, MODALITIES, Modality
 
 Note = Callable[[str], None]
 
 
-def prepared_texts(items: Sequence[PromptItem], conditioner: Conditioner, note: Note) -> list[str]:
-    """The prompts as the conditioner encodes them. What their authors should know is noted once, with the prompts
-    that it is about. UserError listing every prompt that cannot be encoded."""
-    texts: list[str] = []
+def prepared_texts(
+    items: Sequence[PromptItem],
+    conditioner: Conditioner,
+    note: Note,
+    modalities: tuple[Modality, ...] = MODALITIES,
+) -> list[AV[str]]:
+    """The prompts as the conditioner encodes them, for each tower. What their authors should know is noted once, with
+    the prompts that it is about. UserError listing every prompt that cannot be encoded.
+
+    modalities: of the model; that a prompt says nothing for one of them is noted
+    """
+    texts: list[AV[str]] = []
     about: dict[str, list[str]] = {}
     refused: list[str] = []
     for item in items:
@@ -36,14 +45,24 @@ def prepared_texts(items: Sequence[PromptItem], conditioner: Conditioner, note: 
         except UserError as error:
             refused.append(f"{item.id}: {error.what}")
             continue
-        texts.append(prepared.text)
-        for one in prepared.notes:
+        text = texts_of(conditioner, prepared.text)
+        texts.append(text)
+        for one in (*prepared.notes, *nothing_said(text, modalities)):
             about.setdefault(one, []).append(item.id)
     if refused:
         raise UserError(f"{len(refused)} prompts cannot be used", hint="\n  ".join(refused[:20]))
     for one, ids in about.items():
         note(f"prompt: {one}" if len(items) == 1 else f"prompt {listed(list(dict.fromkeys(ids)), 3)}: {one}")
     return texts
+
+
+def nothing_said(text: AV[str], modalities: tuple[Modality, ...]) -> list[str]:
+    """What is to be told of towers for which a prompt says nothing, though it does for others."""
+    silent = [modality for modality in modalities if not text[modality].strip()]
+    if not any(one.strip() for one in text.values()):
+        return []
+    lacking = {"video": "says nothing of what is seen", "audio": "has no audio caption"}
+    return [f"it {lacking[modality]}: the {modality} tower reads the empty prompt" for modality in silent]
 
 
 def size_rule(codecs: SizedCodecs, model: JointModel, area_px: int | None) -> SizeRule:

@@ -25,6 +25,7 @@ from ovikit.recipe.build import build_model, clip_spec
 from ovikit.recipe.lock import versions, write_lock
 from ovikit.recipe.models import Recipe
 from ovikit.runtime.processes import Processes
+from ovikit.types import AV
 
 __all__ = ["Generated", "Source", "find_source", "generate"]
 
@@ -142,8 +143,8 @@ class _Order:
             refuse_unfit(shapes, self.codecs, self.model(), self.rule())
         return shapes
 
-    def texts(self, items: Sequence[PromptItem], shown: Watcher) -> list[str]:
-        return prepared_texts(items, self.parts.conditioner, shown.note)
+    def texts(self, items: Sequence[PromptItem], shown: Watcher) -> list[AV[str]]:
+        return prepared_texts(items, self.parts.conditioner, shown.note, self.parts.codecs.modalities)
 
     def origin(self) -> dict[str, Any]:
         """What all clips of the run have in common, as the fields of an ``Origin``."""

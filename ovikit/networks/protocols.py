@@ -258,6 +258,16 @@ class Conditioner(Protocol):
     def fingerprint(self) -> str: ...
 
 
+@runtime_checkable
+class Splitting(Protocol):
+    """A conditioner that may give each tower a text of its own."""
+
+    def split(self, prompt: str) -> AV[str]:
+        """What each tower reads of a prompt, for both of them; the empty text where it says nothing for one. Where all
+        towers read all of it, the prompt twice. ``encode`` gets these texts. Needs no weights."""
+        ...
+
+
 class ClipSource(Protocol):
     """A dataset of clips, random access, the same clip for the same index every time."""
 

@@ -36,7 +36,9 @@ from ovikit.networks.protocols import (
     Progress,
 )
 from ovikit.numerics.protocols import Guidance, Objective, Schedule, Solver
-from ovikit.recipe.models import CheckpointSlot, Recipe, Slot, Suite, Training
+from ovikit.recipe.models import Recipe, Suite
+from ovikit.recipe.sections import CheckpointSlot, Slot
+from ovikit.recipe.training import Training
 from ovikit.types import AV, ClipSpec, Modality, Rotated
 
 if TYPE_CHECKING:

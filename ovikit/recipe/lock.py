@@ -18,7 +18,8 @@ from ovikit.errors import UserError
 from ovikit.files import atomic_write_text, sha256_of
 from ovikit.kernel.catalog import Catalog
 from ovikit.kernel.manager import installed_catalog, installed_plugins
-from ovikit.recipe.models import Recipe, Section, Slot
+from ovikit.recipe.models import Recipe
+from ovikit.recipe.sections import Section, Slot
 
 PACKAGES = ("ovikit", "torch", "numpy", "lightning", "av", "safetensors")
 

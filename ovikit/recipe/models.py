@@ -8,87 +8,16 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self, cast
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import (
-    BaseModel,
-    ConfigDict,
-    Field,
-    NonNegativeFloat,
-    NonNegativeInt,
-    PositiveFloat,
-    PositiveInt,
-    PrivateAttr,
-    field_validator,
-    model_validator,
-)
+from pydantic import Field, PositiveFloat, PositiveInt, PrivateAttr, field_validator, model_validator
+
+from ovikit.recipe.sections import CheckpointSlot, Of, Section, Seed, Slot
+from ovikit.recipe.training import Training
 
 Modality = Literal["video", "audio"]
 VERSION = 1
-Seed = Annotated[int, Field(ge=0, lt=2**62)]
-"""What generators can be seeded with, and room above for a run that counts on from it."""
-
-
-@dataclass(frozen=True)
-class Slot:
-    """A filled place of a recipe: the component's name and its validated options."""
-
-    kind: str
-    type: str
-    config: BaseModel
-
-    @property
-    def options(self) -> dict[str, Any]:
-        """Every option with its value, defaults included, as plain JSON values."""
-        return self.config.model_dump(mode="json")
-
-    def to_dict(self) -> dict[str, Any]:
-        return {"type": self.type, **self.options}
-
-
-@dataclass(frozen=True)
-class CheckpointSlot(Slot):
-    """A checkpoint format, and the weight file to read with it."""
-
-    path: str = ""
-
-    def to_dict(self) -> dict[str, Any]:
-        return {"type": self.type, "path": self.path, **self.options}
-
-
-@dataclass(frozen=True)
-class Of:
-    """Marks a field as a slot of ``kind``. ``default``: what fills it where a recipe leaves it out."""
-
-    kind: str
-    default: Mapping[str, Any] | None = field(default=None)
-
-
-class Section(BaseModel):
-    """Base of a recipe's sections: unknown keys refused, values never coerced, frozen."""
-
-    model_config = ConfigDict(
-        extra="forbid",
-        frozen=True,
-        strict=True,
-        allow_inf_nan=False,
-        arbitrary_types_allowed=True,
-        use_attribute_docstrings=True,
-    )
-
-    def to_dict(self) -> dict[str, Any]:
-        """Every field with its value, defaults included, as plain JSON values."""
-        return {name: _plain(getattr(self, name)) for name in type(self).model_fields}
-
-
-def _plain(value: object) -> Any:
-    if isinstance(value, (Section, Slot)):
-        return value.to_dict()
-    if isinstance(value, (tuple, list)):
-        return [_plain(item) for item in cast(tuple[object, ...], value)]
-    return str(value) if isinstance(value, Path) else value
 
 
 class ClipForm(Section):
@@ -209,78 +138,6 @@ class Sampling(Section):
     """Draw video and audio noise from one seed, as the released Ovi does; false: from two."""
     negative: Prompts = Prompts()
     """What guidance steers away from, per modality."""
-
-
-class Optimizer(Section):
-    """AdamW with a linear warm-up and a cosine decay."""
-
-    learning_rate: PositiveFloat
-    """Highest learning rate, reached after the warm-up."""
-    betas: tuple[Annotated[float, Field(ge=0, lt=1)], Annotated[float, Field(ge=0, lt=1)]] = Field(
-        default=(0.9, 0.999), strict=False
-    )
-    """Decay of the running mean and of the running square of the gradient."""
-    eps: PositiveFloat = 1e-8
-    """Added to the denominator of the update."""
-    weight_decay: NonNegativeFloat = 0.0
-    """Decoupled weight decay; one-dimensional parameters are exempt."""
-    warmup_steps: NonNegativeInt = 0
-    """Steps over which the learning rate rises from 0."""
-    final_fraction: Annotated[float, Field(ge=0, le=1)] = 0.1
-    """Learning rate at the last step, as a fraction of the highest."""
-
-
-class Ema(Section):
-    """An exponential moving average of the weights."""
-
-    decay: Annotated[float, Field(gt=0, lt=1)]
-    """Share of the old average that each step keeps."""
-
-
-class Trainer(Section):
-    """The part of Lightning's Trainer that a recipe may set."""
-
-    max_steps: PositiveInt
-    """Optimizer steps of the whole run."""
-    accelerator: Literal["cpu", "cuda", "mps", "auto"] = "auto"
-    """Kind of device to train on."""
-    devices: PositiveInt = 1
-    """Number of devices."""
-    precision: Literal["32-true", "bf16-mixed", "16-mixed", "bf16-true", "64-true"] = "32-true"
-    """Number format of weights and activations, in Lightning's words."""
-    gradient_clip: PositiveFloat | None = 1.0
-    """Largest norm of the gradient; null: not clipped."""
-    log_every_steps: PositiveInt = 10
-    """Steps between two rows of metrics.csv."""
-    checkpoint_every_steps: PositiveInt = 500
-    """Steps between two checkpoints."""
-    workers: NonNegativeInt = 0
-    """Processes that prepare batches; 0: the training process itself."""
-
-
-class Training(Section):
-    """How the weights are learned."""
-
-    stage: Literal["joint", "audio", "video"] = "joint"
-    """Which modalities are trained."""
-    seed: Seed = 0
-    """Seed of the batches, the noise and the dropped prompts."""
-    objective: Annotated[Slot, Of("objective")]
-    """What is minimised."""
-    data: Annotated[Slot, Of("dataset")]
-    """The clips to learn from."""
-    batch_size: PositiveInt
-    """Clips per optimizer step and device."""
-    text_dropout: Annotated[float, Field(ge=0, le=1)] = 0.0
-    """Probability that a clip is trained without its prompt."""
-    optimizer: Optimizer
-    """Learning rate and its course."""
-    freeze: tuple[str, ...] = Field(default=(), strict=False)
-    """Glob patterns over parameter names that are not trained."""
-    ema: Ema | None = None
-    """Average of the weights kept beside them; null: none."""
-    trainer: Trainer
-    """Length of the run, device and precision."""
 
 
 class Memory(Section):

@@ -9,7 +9,7 @@ from typing import Annotated, Any, Union, get_args, get_origin
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
-from ovikit.recipe.models import CheckpointSlot, Of
+from ovikit.recipe.sections import CheckpointSlot, Of
 
 
 def slot_mark(field: FieldInfo) -> Of | None:

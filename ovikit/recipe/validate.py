@@ -12,7 +12,8 @@ from pydantic_core import ErrorDetails
 
 from ovikit.kernel.catalog import Catalog, UnknownComponentError, suggestion
 from ovikit.recipe.document import Keys, Problem, RecipeError, Source, describe, mapping
-from ovikit.recipe.models import CheckpointSlot, Document, Slot
+from ovikit.recipe.models import Document
+from ovikit.recipe.sections import CheckpointSlot, Slot
 from ovikit.recipe.shape import fields_at, is_list, is_optional, own_keys, section, slot_mark, without_tags
 
 D = TypeVar("D", bound=Document)

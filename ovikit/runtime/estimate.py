@@ -29,7 +29,8 @@ from ovikit.networks.peak import PeakBytes
 from ovikit.networks.protocols import Codec, Conditioner, Decoding, Weighted
 from ovikit.numerics.evaluations import count_evaluations
 from ovikit.recipe.build import ONE_PROCESS, Spread, build_model, build_sampling, clip_spec, precision_of
-from ovikit.recipe.models import Recipe, Slot
+from ovikit.recipe.models import Recipe
+from ovikit.recipe.sections import Slot
 from ovikit.runtime.quantize import ROWS, covers, rounds_activations, stored_bytes
 from ovikit.types import AV, ClipSpec, Context, Modality, Text
 

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from ovikit.data.latents import LatentClips
 from ovikit.data.sampler import EpochSampler
+from ovikit.networks.reading import each
 from ovikit.types import AV, Text
 
 
@@ -17,20 +18,20 @@ class Batch:
 
     clips:   indices of its clips
     latents: (b, c, t, y, x) and (b, c, t)
-    text:    of each clip
+    text:    of each clip, as each tower reads it; the same one where both read all
     empty:   the text of the empty prompt, a batch of one
     """
 
     __slots__ = ("clips", "empty", "latents", "text")
 
-    def __init__(self, clips: Sequence[int], latents: AV[Tensor], text: Text, empty: Text) -> None:
+    def __init__(self, clips: Sequence[int], latents: AV[Tensor], text: AV[Text], empty: Text) -> None:
         self.clips, self.latents, self.text, self.empty = clips, latents, text, empty
 
     def to(self, device: torch.device) -> Batch:
         def move(text: Text) -> Text:
             return text.to(device, text.tokens.dtype)
 
-        return Batch(self.clips, self.latents.map(lambda x: x.to(device)), move(self.text), move(self.empty))
+        return Batch(self.clips, self.latents.map(lambda x: x.to(device)), each(self.text, move), move(self.empty))
 
 
 class BatchStream:
@@ -54,7 +55,8 @@ class BatchStream:
         indices = self.sampler.batch(step)
         index = torch.tensor(indices)
         latents = self.clips.latents.map(lambda value: value.index_select(0, index))
-        return Batch(indices, latents, _rows(self.clips.text, self.clips.text_rows[index]), self.empty)
+        text = each(self.clips.text_rows, lambda rows: _rows(self.clips.text, rows[index]))
+        return Batch(indices, latents, text, self.empty)
 
 
 class Steps:

@@ -2,22 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
 import lightning as L  # as its documentation writes it
 from rich.console import Console
 from rich.table import Table
+from torch import Tensor
 
+from ovikit.data.latents import LatentClips
 from ovikit.data.latents import Progress as Report
 from ovikit.data.seeds import generator_for
 from ovikit.networks.joint import JointModel
 from ovikit.numerics.protocols import Objective
 from ovikit.progress import Meter
+from ovikit.recipe.training import ModalityDropout, Training
 from ovikit.training.metrics import Metrics
-from ovikit.training.parameters import count_parameters
-from ovikit.types import MODALITIES, Modality
+from ovikit.training.parameters import Frozen, count_parameters
+from ovikit.training.watch import loss_name
+from ovikit.types import AV, MODALITIES, Modality
 
 _DRAWS = 4096
 
@@ -53,7 +57,64 @@ def training_table(
             if part == modality and modality in modalities:
                 cells = [f"{clips:,}", f"{objective.weights[modality]:g}", levels[modality]]
         table.add_row(part, f"{count.trained:,}", f"{count.frozen:,}", *cells, rate)
+    counts = count_parameters(model).values()
+    table.add_section()
+    table.add_row("all", f"{sum(one.trained for one in counts):,}", f"{sum(one.frozen for one in counts):,}", *"----")
     return table
+
+
+def freeze_table(frozen: Sequence[Frozen]) -> Table:
+    """What each rule freezes, in the order in which they apply."""
+    table = Table(title="what is frozen", title_justify="left")
+    table.add_column("by", no_wrap=True)
+    table.add_column("parameters", justify="right", no_wrap=True)
+    table.add_column("")
+    for one in frozen:
+        told = "" if one.more == one.matched else f"of {one.matched:,}; the rest was frozen above"
+        if one.more == 0:
+            told = f"nothing more: the {one.matched:,} that it names were frozen above"
+        table.add_row(one.rule, f"{one.more:,}", told)
+    return table
+
+
+def choices_table(objective: Objective, training: Training, clips: LatentClips) -> Table:
+    """What is drawn and read for each clip of a batch, and the fields of the recipe that say so."""
+    table = Table(title="what is drawn and read for a clip", title_justify="left")
+    for heading in ("", "", "by"):
+        table.add_column(heading, no_wrap=heading == "by")
+    if training.stage == "joint":
+        drawn = objective.sample_sigma(generator_for(0, "table"), _DRAWS)
+        shared = "one for both modalities" if drawn["video"].equal(drawn["audio"]) else "one each, independent"
+        table.add_row("noise level", shared, "training.objective")
+        noise = "begins with the same numbers in both" if training.same_noise else "one each, independent"
+        table.add_row("noise", noise, "training.same_noise")
+        table.add_row("modalities", _learned(training.modality_dropout), "training.modality_dropout")
+    table.add_row("prompt", _dropped(training.text_dropout), "training.text_dropout")
+    table.add_row("text", _texts(clips.text_rows), "model.conditioner")
+    return table
+
+
+def _texts(rows: AV[Tensor]) -> str:
+    """Who reads what, in words; and of how many clips a tower reads nothing though the other does."""
+    if rows.video is None or rows.audio is None or rows.video is rows.audio:
+        return "the whole prompt"
+    told = "a text for each tower"
+    said = (rows.video > 0) | (rows.audio > 0)  # row 0 is the empty prompt
+    for modality, own in rows.items():
+        if silent := int((said & (own == 0)).sum()):
+            told += f"; {silent:,} of {len(own):,} have none for {modality}, which reads the empty prompt"
+    return told
+
+
+def _learned(dropout: ModalityDropout) -> str:
+    """What is learned of how many clips, in words."""
+    audio, video = dropout.audio_from_video, dropout.video_from_audio
+    shares = (("both are learned", 1 - audio - video), ("audio from video", audio), ("video from audio", video))
+    return ", ".join(f"{what} {100 * share:.3g} %" for what, share in shares if share > 1e-9)
+
+
+def _dropped(share: float) -> str:
+    return f"left out {100 * share:.3g} %" if share else "always there"
 
 
 @contextmanager
@@ -85,7 +146,7 @@ class TrainingProgress(L.Callback):
         self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         row = self._metrics.last_row
-        parts = [f"{m} {row[f'loss_{m}']:.3f}" for m in MODALITIES if f"loss_{m}" in row]
+        parts = [f"{m} {row[loss_name(m)]:.3f}" for m in MODALITIES if loss_name(m) in row]
         self._meter.update(trainer.global_step, f"loss {row['loss']:.3f} ({', '.join(parts)})" if row else "")
 
     def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:

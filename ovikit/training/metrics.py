@@ -16,12 +16,13 @@ from torch.optim.lr_scheduler import LambdaLR
 from ovikit.files import atomic_write_text, writing
 from ovikit.layout import read_metrics
 from ovikit.training.module import JointTraining
+from ovikit.training.watch import loss_name
 from ovikit.types import Modality
 
 
 def columns(modalities: tuple[Modality, ...]) -> tuple[str, ...]:
     """The columns of metrics.csv for a run that trains these modalities."""
-    return ("step", "epoch", "loss", *(f"loss_{m}" for m in modalities), "lr", "grad_norm", "elapsed_s")
+    return ("step", "epoch", "loss", *map(loss_name, modalities), "lr", "grad_norm", "elapsed_s")
 
 
 class CsvLog(Logger):
@@ -58,7 +59,8 @@ class CsvLog(Logger):
 
 
 class Metrics(L.Callback):
-    """Sends a row to the loggers every ``every`` steps and at the last one: losses are means since the row before."""
+    """Sends a row to the loggers every ``every`` steps and at the last one: losses are means since the row before.
+    One that no step since then had, because its modality was given in all of their clips, stays empty."""
 
     def __init__(self, every: int, clips: int, batch_size: int) -> None:
         self.every, self.clips, self.batch_size = every, clips, batch_size

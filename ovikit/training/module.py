@@ -18,10 +18,12 @@ from torch.optim.lr_scheduler import LambdaLR
 
 from ovikit.data.seeds import generator_for
 from ovikit.networks.joint import JointModel
+from ovikit.networks.reading import each
 from ovikit.numerics import path
 from ovikit.numerics.protocols import Objective
 from ovikit.training.batches import Batch, drop_text
-from ovikit.training.watch import LossWatch, named_losses
+from ovikit.training.draws import Choices, draw_given, draw_noise, learned_mask, mean_learned
+from ovikit.training.watch import LossWatch, loss_name, named_losses
 from ovikit.types import AV, Text, TokenGrid
 
 
@@ -29,10 +31,11 @@ class JointTraining(L.LightningModule):
     """Learns the velocity of the modalities that the batches hold.
 
     All that is random in a step is drawn from generators made for that step (``ovikit/data/seeds.py``): the noise
-    levels and the dropped prompts on the CPU, the noise on the device.
+    levels, the dropped prompts and the given modalities on the CPU, the noise on the device.
 
     grids:     of the latents, from the codecs
     optimizer: makes the optimizer and its schedule for the trained parameters
+    choices:   what a step draws
     """
 
     def __init__(
@@ -44,13 +47,13 @@ class JointTraining(L.LightningModule):
         watch: LossWatch,
         *,
         seed: int,
-        text_dropout: float,
+        choices: Choices,
         gradient_clip: float | None,
     ) -> None:
         super().__init__()
         self.model, self.objective, self.grids, self.watch = model, objective, grids, watch
         self.make_optimizer = optimizer
-        self.seed, self.text_dropout, self.gradient_clip = seed, text_dropout, gradient_clip
+        self.seed, self.choices, self.gradient_clip = seed, choices, gradient_clip
         self.gradient_norm: Tensor | None = None
         self._batch: list[int] = []
 
@@ -61,31 +64,42 @@ class JointTraining(L.LightningModule):
         losses = self.losses(batch, step)
         total = torch.stack([self.objective.weights[m] * loss for m, loss in losses.items()]).sum()
         self._batch = list(batch.clips)
-        self.watch.record(step + 1, named_losses(total, losses), self._batch)
+        given = self._given(len(self._batch), step)
+        absent = [loss_name(m) for m, held in given.items() if held.all()]
+        self.watch.record(step + 1, named_losses(total, losses), self._batch, absent)
         return total
 
     def losses(self, batch: Batch, step: int) -> AV[Tensor]:
-        """The mean loss of each modality of a batch, with the random numbers of step ``step``."""
+        """The mean loss of each modality of a batch, with the random numbers of step ``step``: over the clips in which
+        it is not given."""
         place = (step, self.global_rank)
         data = batch.latents
         size = next(iter(data.values())).shape[0]
         small = generator_for(self.seed, "levels", *place)
         sigma = self.objective.sample_sigma(small, size)
-        dropped = torch.rand(size, generator=small, dtype=torch.float32) < self.text_dropout
-        noise = AV.of({m: self._noise(x, m, *place) for m, x in data.items()})
+        dropped = torch.rand(size, generator=small, dtype=torch.float32) < self.choices.text_dropout
+        noise = draw_noise(data.map(lambda x: x.shape), next(data.values()), self.choices.same_noise, self.seed, *place)
+        given = self._given(size, step)
+        # Mixed at level 0, a given modality is its data; its tower is told that level.
+        sigma = sigma if not given.modalities else sigma.zip(given, lambda level, held: level.masked_fill(held, 0))
         sigma = data.zip(sigma, lambda x, level: level.to(x.device))
         noisy = AV.of({m: path.mix(x, noise[m], sigma[m]) for m, x in data.items()})
-        prediction = self._predict(noisy, sigma, drop_text(batch.text, batch.empty, dropped))
-        return self.objective.loss(prediction, data.zip(noise, path.velocity), AV()).map(torch.mean)
+        # A clip loses its text as a whole: both towers' at once.
+        text = each(batch.text, lambda one: drop_text(one, batch.empty, dropped))
+        prediction = self._predict(noisy, sigma, text)
+        losses = self.objective.loss(prediction, data.zip(noise, path.velocity), given.zip(data, learned_mask))
+        return mean_learned(losses, given) if given.modalities else losses.map(torch.mean)
 
-    def _noise(self, x: Tensor, modality: str, *place: int) -> Tensor:
-        generator = generator_for(self.seed, f"noise/{modality}", *place, device=x.device)
-        return torch.randn(x.shape, generator=generator, device=x.device, dtype=x.dtype)
+    def _given(self, size: int, step: int) -> AV[Tensor]:
+        """(b,) bool on the CPU: which clips of a step are given a modality; nothing where the recipe never does so."""
+        chances = self.choices.given
+        if not any(chances.values()):
+            return AV()
+        return draw_given(chances, size, self.seed, step, self.global_rank)
 
-    def _predict(self, noisy: AV[Tensor], sigma: AV[Tensor], text: Text) -> AV[Tensor]:
+    def _predict(self, noisy: AV[Tensor], sigma: AV[Tensor], text: AV[Text]) -> AV[Tensor]:
         dtype = next(self.model.parameters()).dtype
-        text = text.to(text.tokens.device, dtype)
-        context = self.model.embed_text(AV.of(dict.fromkeys(noisy.modalities, text)), cache=False)
+        context = self.model.embed_text(each(text, lambda one: one.to(one.tokens.device, dtype)), cache=False)
         return self.model(noisy.map(lambda x: x.to(dtype)), sigma, context, self.grids)
 
     def configure_optimizers(self) -> OptimizerLRScheduler:

@@ -64,6 +64,35 @@ def select_trained(model: nn.Module, stage: Stage, freeze: Sequence[str]) -> Non
             )
 
 
+@dataclass(frozen=True, slots=True)
+class Frozen:
+    """What one rule keeps from being trained.
+
+    rule:    the stage, or a pattern
+    matched: parameters that it is about
+    more:    those that no rule before it froze
+    """
+
+    rule: str
+    matched: int
+    more: int
+
+
+def frozen_by(model: nn.Module, stage: Stage, freeze: Sequence[str]) -> list[Frozen]:
+    """What each rule freezes, in their order: the stage, if it leaves a part out, then the patterns."""
+    left_out = () if stage == "joint" else tuple(part for part in PARTS if part != stage)
+    rules = [(f"stage {stage}", lambda name: part_of(name) in left_out)] if left_out else []
+    rules += [(pattern, lambda name, pattern=pattern: fnmatchcase(name, pattern)) for pattern in freeze]
+    sizes = {name: parameter.numel() for name, parameter in model.named_parameters()}
+    frozen: set[str] = set()
+    found: list[Frozen] = []
+    for rule, applies in rules:
+        names = {name for name in sizes if applies(name)}
+        found.append(Frozen(rule, sum(sizes[name] for name in names), sum(sizes[name] for name in names - frozen)))
+        frozen |= names
+    return found
+
+
 def count_parameters(model: nn.Module) -> dict[Part, Count]:
     """How many parameters each part of the model has, trained and frozen; parts without any are left out."""
     counts: dict[Part, Count] = {part: Count(0, 0) for part in PARTS}

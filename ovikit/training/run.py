@@ -19,17 +19,21 @@ from ovikit.data.latents import LatentClips, prepare_latents
 from ovikit.data.sampler import EpochSampler
 from ovikit.errors import UserError
 from ovikit.kernel.observe import observed
+from ovikit.networks.joint import JointModel
+from ovikit.numerics.protocols import Objective
 from ovikit.progress import clock
 from ovikit.recipe import build
 from ovikit.recipe.lock import write_lock
-from ovikit.recipe.models import Recipe, Training
+from ovikit.recipe.models import Recipe
+from ovikit.recipe.training import Training
 from ovikit.training.callbacks import Checkpoints, StopOnSignal
 from ovikit.training.datamodule import LatentData
-from ovikit.training.display import TrainingProgress, encoding_progress, training_table
+from ovikit.training.display import TrainingProgress, choices_table, encoding_progress, freeze_table, training_table
+from ovikit.training.draws import Choices
 from ovikit.training.ema import Ema, final_weights
 from ovikit.training.metrics import CsvLog, Metrics, columns
 from ovikit.training.module import AdamWCosine, JointTraining
-from ovikit.training.parameters import select_trained, stage_modalities
+from ovikit.training.parameters import frozen_by, select_trained, stage_modalities
 from ovikit.training.runfolder import RunFolder
 from ovikit.training.watch import LossWatch, NonFiniteError
 from ovikit.types import AV
@@ -142,7 +146,7 @@ def _train(
         clips = prepare_latents(
             build.build_dataset(recipe), codecs, conditioner, build.clip_spec(recipe), cache, report
         )
-    console.print(training_table(model, objective, modalities, len(clips), training.optimizer.learning_rate))
+    _tell(console, model, objective, training, clips)
     optimizer, trainer = training.optimizer, training.trainer
     module = JointTraining(
         model,
@@ -151,10 +155,25 @@ def _train(
         AdamWCosine(steps=trainer.max_steps, **optimizer.to_dict()),
         LossWatch(clips.names),
         seed=training.seed,
-        text_dropout=training.text_dropout,
+        choices=_choices(training),
         gradient_clip=trainer.gradient_clip,
     )
     return _fit(recipe, training, folder, module, clips, start, console)
+
+
+def _tell(console: Console, model: JointModel, objective: Objective, training: Training, clips: LatentClips) -> None:
+    """Shows what is trained, what is frozen, and what is drawn and read."""
+    modalities = stage_modalities(training.stage)
+    console.print(training_table(model, objective, modalities, len(clips), training.optimizer.learning_rate))
+    if frozen := frozen_by(model, training.stage, training.freeze):
+        console.print(freeze_table(frozen))
+    console.print(choices_table(objective, training, clips))
+
+
+def _choices(training: Training) -> Choices:
+    dropout = training.modality_dropout
+    given = AV(video=dropout.audio_from_video, audio=dropout.video_from_audio)
+    return Choices(training.text_dropout, training.same_noise, given)
 
 
 def _fit(

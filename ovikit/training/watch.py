@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from ovikit.errors import UserError
-from ovikit.types import AV
+from ovikit.types import AV, Modality
 
 
 class NonFiniteError(UserError):
@@ -32,15 +32,18 @@ class LossWatch:
     def __init__(self, names: Sequence[str]) -> None:
         self._names = names
         self._sums: dict[str, Tensor] = {}
-        self._steps = 0
+        self._steps: dict[str, int] = {}
         self._unchecked: list[tuple[int, str, Tensor, Sequence[int]]] = []
 
-    def record(self, step: int, losses: Mapping[str, Tensor], batch: Sequence[int]) -> None:
-        """Takes the scalar losses of step ``step`` and the indices of its clips."""
+    def record(self, step: int, losses: Mapping[str, Tensor], batch: Sequence[int], absent: Sequence[str] = ()) -> None:
+        """Takes the scalar losses of step ``step`` and the indices of its clips. absent: names of losses that the step
+        did not have, because the modality was given in all of its clips: they do not count in the mean."""
         for name, loss in losses.items():
+            if name in absent:
+                continue
             value = loss.detach().float()
             self._sums[name] = self._sums[name] + value if name in self._sums else value
-        self._steps += 1
+            self._steps[name] = self._steps.get(name, 0) + 1
         self.expect_finite(step, "the loss", sum(loss.detach() for loss in losses.values()), batch)
 
     def expect_finite(self, step: int, what: str, value: Tensor | int, batch: Sequence[int]) -> None:
@@ -62,23 +65,28 @@ class LossWatch:
                 raise NonFiniteError(step, what, [self._names[index] for index in batch])
 
     def take_means(self) -> dict[str, float]:
-        """Mean of each loss since the last call, which starts anew."""
+        """Mean of each loss since the last call, which starts anew, over the steps that had it."""
         self.check()
-        means = {name: float(value) / self._steps for name, value in self._sums.items()}
-        self._sums, self._steps = {}, 0
+        means = {name: float(value) / self._steps[name] for name, value in self._sums.items()}
+        self._sums, self._steps = {}, {}
         return means
 
     def state_dict(self) -> dict[str, object]:
-        return {"steps": self._steps, "sums": {name: float(value) for name, value in self._sums.items()}}
+        return {"steps": dict(self._steps), "sums": {name: float(value) for name, value in self._sums.items()}}
 
     def load_state_dict(self, state: Mapping[str, object]) -> None:
         sums, steps = state["sums"], state["steps"]
         assert isinstance(sums, Mapping)
-        assert isinstance(steps, int)
+        assert isinstance(steps, Mapping)
         self._sums = {name: torch.tensor(value, dtype=torch.float32) for name, value in sums.items()}
-        self._steps = steps
+        self._steps = dict(steps)
+
+
+def loss_name(modality: Modality) -> str:
+    """What the log calls the loss of a modality."""
+    return f"loss_{modality}"
 
 
 def named_losses(total: Tensor, losses: AV[Tensor]) -> dict[str, Tensor]:
     """The total and each modality's loss under the names that the log uses."""
-    return {"loss": total, **{f"loss_{modality}": loss for modality, loss in losses.items()}}
+    return {"loss": total, **{loss_name(modality): loss for modality, loss in losses.items()}}

@@ -14,9 +14,11 @@ import torch
 from torch import Tensor
 
 from ovikit.networks.protocols import Prepared
-from ovikit.types import Text
+from ovikit.types import AV, Text
 
 VERSION = "1"
+MARK = "Audio:"
+"""What parts a prompt: before it stands what is seen, behind it what is heard."""
 _WORD = re.compile(r"[^\W_]+", re.UNICODE)
 _ORDER = 0.25
 """Weight of a word's place beside the word itself."""
@@ -32,10 +34,12 @@ class HashedWords:
 
     Any word in any script has one, so there is no vocabulary; two words are as good as never alike. A slow sinusoid
     tells the word order. Prompts longer than ``length`` words lose their end.
+
+    separate: the video tower reads what stands before "Audio:", the audio tower what stands behind it
     """
 
-    def __init__(self, width: int, length: int, seed: int) -> None:
-        self.width, self.length, self.seed = width, length, seed
+    def __init__(self, width: int, length: int, seed: int, separate: bool = False) -> None:
+        self.width, self.length, self.seed, self.separate = width, length, seed, separate
         self._vector = lru_cache(maxsize=4096)(self._draw)
         steps = torch.arange(length, dtype=torch.float64)[:, None]
         channels = torch.arange(width, dtype=torch.float64)[None]
@@ -43,6 +47,13 @@ class HashedWords:
 
     def prepare(self, prompt: str) -> Prepared:
         return Prepared(prompt)
+
+    def split(self, prompt: str) -> AV[str]:
+        """What each tower reads: the whole prompt, or its own part."""
+        if not self.separate:
+            return AV(prompt, prompt)
+        seen, _, heard = prompt.partition(MARK)
+        return AV(seen.strip(), heard.strip())
 
     def encode(self, prompts: Sequence[str]) -> Text:
         """Rows (b, l, c) of variance about 1, zero past each prompt's words; l is the longest prompt's."""
@@ -59,4 +70,5 @@ class HashedWords:
         return torch.randn(self.width, generator=generator)
 
     def fingerprint(self) -> str:
-        return f"hashed-words/{VERSION}/{self.width}/{self.length}/{self.seed}"
+        apart = "/separate" if self.separate else ""
+        return f"hashed-words/{VERSION}/{self.width}/{self.length}/{self.seed}{apart}"

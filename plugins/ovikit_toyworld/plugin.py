@@ -80,6 +80,9 @@ class HashedWordsConfig(Config):
     """Words of a prompt that are read."""
     seed: int = Field(0, ge=0, lt=2**62)
     """Draws the words' vectors."""
+    prompts: Literal["combined", "separate"] = "combined"
+    """combined: both towers read the whole prompt; separate: the video tower reads what stands before "Audio:", the
+    audio tower what stands behind it."""
 
 
 class ToyOnsetsConfig(Config):
@@ -120,7 +123,7 @@ def _mel_dct(config: MelDctConfig, *, clip: ClipSpec, assets: Assets) -> MelDct:
 def _hashed_words(config: HashedWordsConfig, *, assets: Assets) -> HashedWords:
     from ovikit_toyworld.conditioner import HashedWords
 
-    return HashedWords(config.width, config.length, config.seed)
+    return HashedWords(config.width, config.length, config.seed, config.prompts == "separate")
 
 
 def _onsets(config: ToyOnsetsConfig, *, clip: ClipSpec) -> ToyOnsets:

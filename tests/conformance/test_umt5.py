@@ -212,7 +212,7 @@ def test_the_fingerprint_tells_weights_tokenizers_and_options_apart(official: Pa
     made = [conditioner_of(root).fingerprint() for root in (official, other, tmp_path / "third")]
     made += [
         conditioner_of(official, **option).fingerprint()
-        for option in ({"dtype": "bfloat16"}, {"length": 64}, {"captions": "suffix"})
+        for option in ({"dtype": "bfloat16"}, {"length": 64}, {"captions": "suffix"}, {"prompts": "separate"})
     ]
     assert len(set(made)) == len(made)
     assert conditioner_of(official).fingerprint() == made[0]

@@ -26,6 +26,7 @@ from ovikit.layout import LOCK, WEIGHTS
 from ovikit.recipe.build import build_codecs, build_conditioner, build_model
 from ovikit.recipe.load import load_recipe
 from ovikit.recipe.lock import write_lock
+from ovikit.types import AV
 from ovikit_ovi.formats import ovi_format
 
 RECIPE = Path(__file__).parents[2] / "recipes" / "tiny" / "ovi.yaml"
@@ -265,7 +266,7 @@ def test_skipping_a_layer_that_is_not_there_is_refused(run, tmp_path):
 def test_clips_of_one_size_share_batches_and_a_kept_order():
     shapes = [Shape((64, 64)), Shape((64, 128)), Shape((64, 64)), Shape((64, 64), FirstFrame(Path("a"), "", True))]
     items = [PromptItem(f"{i}", "A") for i in range(4)]
-    jobs = plan(items, shapes, ["A"] * 4, seed=5)
+    jobs = plan(items, shapes, [AV("A", "A")] * 4, seed=5)
     assert [job.seed for job in jobs] == [5, 6, 7, 8]
     assert [[job.id for job in batch] for batch in groups(jobs, 2, set())] == [["0", "2"], ["1"], ["3"]]
     assert [[job.id for job in batch] for batch in groups(jobs, 2, {"0", "1"})] == [["0", "2"], ["3"]]

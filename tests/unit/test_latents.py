@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import load_file
 from training_kit import KitClips, LetterText, PoolCodec
 
 from ovikit.data.latents import LatentClips, encode, fingerprint, prepare_latents
@@ -47,7 +48,8 @@ def test_prompts_are_encoded_once_each_and_the_empty_one_first() -> None:
     found = prepare(None)
     assert found.text.tokens.shape == (3, 2, 6)  # "", "c", "ab"
     assert found.text.lengths.tolist() == [1, 1, 2]
-    assert found.text_rows.tolist() == [1, 2, 1, 2, 1]
+    assert found.text_rows["video"].tolist() == [1, 2, 1, 2, 1]
+    assert found.text_rows.video is found.text_rows.audio
     assert torch.equal(found.text.tokens[2], LetterText().encode(["ab"]).tokens[0])
 
 
@@ -59,7 +61,8 @@ def test_cache_gives_back_the_same(tmp_path: Path) -> None:
     for modality in ("video", "audio"):
         assert torch.equal(one.latents[modality], other.latents[modality])
     assert torch.equal(one.text.tokens, other.text.tokens)
-    assert torch.equal(one.text_rows, other.text_rows)
+    assert torch.equal(one.text_rows["video"], other.text_rows["video"])
+    assert other.text_rows.video is other.text_rows.audio
 
 
 @pytest.mark.parametrize("source", [KitClips(FORM, 4), KitClips(FORM, 5, poison=9)])
@@ -119,3 +122,43 @@ def test_clip_of_another_form_is_refused_with_both_forms() -> None:
 def test_empty_dataset_is_refused() -> None:
     with pytest.raises(UserError, match="no clips"):
         prepare(None, KitClips(FORM, 0))
+
+
+PARTED = ("ab|c", "d|c", "ab|e", "ab")
+
+
+def prepare_parted(folder: Path | None, modalities: AV[Codec] | None = None) -> LatentClips:
+    source = KitClips(FORM, 5, prompts=PARTED)
+    return prepare_latents(source, codecs() if modalities is None else modalities, LetterText(True), FORM, folder)
+
+
+def test_each_tower_has_its_own_text_in_one_table() -> None:
+    found = prepare_parted(None)
+    # "", then what is seen ("ab", "d"), then what is heard ("c", "e")
+    wanted = LetterText().encode(["", "ab", "d", "c", "e"])
+    assert torch.equal(found.text.tokens, wanted.tokens)
+    assert torch.equal(found.text.lengths, wanted.lengths)
+    assert found.text_rows["video"].tolist() == [1, 2, 1, 1, 1]
+    assert found.text_rows["audio"].tolist() == [3, 3, 4, 0, 3]
+
+
+@pytest.mark.parametrize("modality", ["video", "audio"])
+def test_a_text_that_no_trained_tower_reads_is_not_encoded(modality: str) -> None:
+    one = AV.of({modality: codecs()[modality]})  # type: ignore[dict-item, index]
+    found = prepare_parted(None, one)
+    assert found.text_rows.modalities == (modality,)
+    assert len(found.text.tokens) == 3
+
+
+def test_a_cache_of_two_texts_gives_back_the_same_and_another_than_that_of_one(tmp_path: Path) -> None:
+    made, again = prepare_parted(tmp_path), prepare_parted(tmp_path)
+    assert torch.equal(made.text.tokens, again.text.tokens)
+    for modality, rows in made.text_rows.items():
+        assert torch.equal(again.text_rows[modality], rows)
+    (path,) = tmp_path.glob("*.safetensors")
+    prepare_latents(KitClips(FORM, 5, prompts=PARTED), codecs(), LetterText(), FORM, tmp_path)
+    assert len(list(tmp_path.glob("*.safetensors"))) == 2
+    # the table once, in either file
+    names = {name for file in tmp_path.glob("*.safetensors") for name in load_file(file) if name.startswith("text.")}
+    assert names == {"text.tokens", "text.lengths", "text.rows", "text.rows.video", "text.rows.audio"}
+    assert {name for name in load_file(path) if "rows" in name} == {"text.rows.video", "text.rows.audio"}

@@ -151,9 +151,19 @@ class PoolCodec:
 
 
 class LetterText:
-    """Each letter of the prompt as a one-hot of its code; the empty prompt is one token of zeros."""
+    """Each letter of the prompt as a one-hot of its code; the empty prompt is one token of zeros.
+
+    separate: the towers read what stands before and behind a bar
+    """
 
     width = 6
+
+    def __init__(self, separate: bool = False) -> None:
+        self.separate = separate
+
+    def split(self, prompt: str) -> AV[str]:
+        seen, _, heard = prompt.partition("|")
+        return AV(seen, heard) if self.separate else AV(prompt, prompt)
 
     def prepare(self, prompt: str) -> Prepared:
         return Prepared(prompt)
@@ -167,19 +177,26 @@ class LetterText:
         return Text(tokens, torch.tensor(lengths))
 
     def fingerprint(self) -> str:
-        return "letters"
+        return "letters/separate" if self.separate else "letters"
 
 
 class KitClips:
     """Random clips; their loudness follows their brightness.
 
-    poison: index of a clip whose sound is NaN; mute: indices of clips without sound
+    poison: index of a clip whose sound is NaN; mute: indices of clips without sound; prompts: in turn
     """
 
     reads: ClassVar[list[int]] = []
 
-    def __init__(self, clip: ClipSpec, clips: int, mute: tuple[int, ...] = (), poison: int | None = None) -> None:
-        self.clip, self.clips, self.mute, self.poison = clip, clips, mute, poison
+    def __init__(
+        self,
+        clip: ClipSpec,
+        clips: int,
+        mute: tuple[int, ...] = (),
+        poison: int | None = None,
+        prompts: tuple[str, ...] = ("c", "ab"),
+    ) -> None:
+        self.clip, self.clips, self.mute, self.poison, self.prompts = clip, clips, mute, poison, prompts
 
     def __len__(self) -> int:
         return self.clips
@@ -190,13 +207,14 @@ class KitClips:
         shape = (clip.frames, clip.height_px, clip.width_px, 3)
         video = torch.randint(0, 256, shape, generator=generator, dtype=torch.uint8)
         audio = torch.rand(clip.samples, generator=generator) * video.float().mean() / 255
-        found = Clip(f"kit-{index}", "ab" if index % 2 else "c", video, audio, clip.frame_rate_hz, clip.sample_rate_hz)
+        prompt = self.prompts[index % len(self.prompts)]
+        found = Clip(f"kit-{index}", prompt, video, audio, clip.frame_rate_hz, clip.sample_rate_hz)
         if index == self.poison:
             audio[7] = torch.nan
         return replace(found, audio=None) if index in self.mute else found
 
     def fingerprint(self) -> str:
-        text = f"{self.clips}/{self.mute}/{self.poison}"
+        text = f"{self.clips}/{self.mute}/{self.poison}/{self.prompts}"
         return hashlib.sha256(text.encode()).hexdigest()
 
 
@@ -218,6 +236,15 @@ class ClipsConfig(Config):
     """Clips without sound."""
     poison: int | None = None
     """Clip whose sound is NaN."""
+    prompts: tuple[str, ...] = ("c", "ab")
+    """Prompts, in turn."""
+
+
+class LettersConfig(Config):
+    """Options of the conditioner."""
+
+    separate: bool = False
+    """A text for each tower."""
 
 
 class KitPlugin:
@@ -258,12 +285,12 @@ class KitPlugin:
 
     @hookimpl
     def ovikit_register_conditioners(self) -> Sequence[Component]:
-        return (Component("kit-letters", NoOptions, lambda config, assets: LetterText(), "letters"),)
+        return (Component("kit-letters", LettersConfig, lambda config, assets: LetterText(config.separate), "letters"),)
 
     @hookimpl
     def ovikit_register_datasets(self) -> Sequence[Component]:
         def build(config: ClipsConfig, *, clip: ClipSpec) -> KitClips:
-            return KitClips(clip, config.clips, config.mute, config.poison)
+            return KitClips(clip, config.clips, config.mute, config.poison, config.prompts)
 
         return (Component("kit-clips", ClipsConfig, build, "random clips"),)
 

@@ -16,9 +16,11 @@ if TYPE_CHECKING:
 
     from ovikit_ovi.text.component import Umt5Config
     from ovikit_ovi.text.notes import Note
+    from ovikit_ovi.text.parts import Parts
     from ovikit_ovi.text.prompts import Captions, Checked
 
 _COLOURS = {"error": "bold red", "warning": "yellow", "rewritten": "cyan", "info": "dim"}
+_NOTHING = "nothing: this tower reads the empty prompt"
 _LABEL = 10
 _WIDE = 110
 
@@ -34,9 +36,12 @@ def add_commands(cli: typer.Typer) -> None:
 
 
 class _Row(NamedTuple):
+    """read: what each tower reads, where they read texts of their own."""
+
     label: str
     prompt: str
     checked: Checked
+    read: Parts | None
 
 
 def check_prompts(
@@ -57,6 +62,10 @@ def check_prompts(
         Path | None,
         typer.Option(metavar="RECIPE", help="Take the format from a recipe.", show_default=False),
     ] = None,
+    separate: Annotated[
+        bool,
+        typer.Option("--separate", help="Show what each tower reads where the recipe has `prompts: separate`."),
+    ] = False,
     weights: Annotated[
         Path | None,
         typer.Option(metavar="DIR", help="Count tokens with the tokenizer of this weights folder.", show_default=False),
@@ -85,11 +94,15 @@ def check_prompts(
         raise UserError(f"prompts are written to .csv files, not to '{write.suffix}'", "--write")
     if captions is not None and recipe is not None:
         raise UserError("--captions and --recipe were both given", hint="a recipe says which format its model knows")
-    config = _config(recipe)
-    wanted = config.captions if recipe is not None else captions
-    rows = _checked(_given(texts, prompts), wanted, _counter(weights, config), config.length)
     console = Console()
     wide = console if console.is_terminal else Console(width=_WIDE)
+    if recipe is not None and (apart := _parted(recipe, texts, prompts)) is not None:
+        _show_parted(wide, apart)
+        return
+    config = _config(recipe)
+    wanted = config.captions if recipe is not None else captions
+    towers = separate or config.prompts == "separate"
+    rows = _checked(_given(texts, prompts), wanted, _counter(weights, config), config.length, towers)
     for row in rows:
         _show(wide, row, alone=prompts is None)
     if write is not None:
@@ -116,6 +129,27 @@ def _config(recipe: Path | None) -> Umt5Config:
     return slot.config
 
 
+def _parted(recipe: Path, texts: Sequence[str] | None, prompts: Path | None) -> list[tuple[str, Parts]] | None:
+    """What each tower reads of every prompt, by label, where a recipe has a conditioner of another format that parts
+    prompts; None for any other recipe."""
+    from ovikit.recipe.load import load_recipe
+    from ovikit_ovi.text.component import Umt5Config
+    from ovikit_ovi.text.parts import Parts
+
+    found = load_recipe(recipe)
+    if isinstance(found.model.conditioner.config, Umt5Config):
+        return None
+    from ovikit.networks.reading import texts_of
+    from ovikit.recipe.build import build_conditioner
+
+    conditioner = build_conditioner(found)
+    given = _given(texts, prompts)
+    read = [(label, texts_of(conditioner, prompt)) for label, prompt in given]
+    if all(text.video == text.audio for _, text in read):
+        return None
+    return [(label, Parts(text["video"], text["audio"])) for label, text in read]
+
+
 def _counter(weights: Path | None, config: Umt5Config) -> Callable[[str], int] | None:
     """What counts the tokens of a prompt; None without a weights folder."""
     if weights is None:
@@ -139,22 +173,34 @@ def _given(texts: Sequence[str] | None, prompts: Path | None) -> list[tuple[str,
 
 
 def _checked(
-    given: Sequence[tuple[str, str]], wanted: Captions | None, count: Callable[[str], int] | None, length: int
+    given: Sequence[tuple[str, str]],
+    wanted: Captions | None,
+    count: Callable[[str], int] | None,
+    length: int,
+    separate: bool,
 ) -> list[_Row]:
     """The prompts with the remarks on them. ``wanted``: the format of captions; None: each prompt's own."""
+    from ovikit_ovi.text.parts import parts_of
     from ovikit_ovi.text.prompts import check, format_of
 
-    return [_Row(label, one, check(one, wanted or format_of(one), count, length)) for label, one in given]
+    rows: list[_Row] = []
+    for label, one in given:
+        captions = wanted or format_of(one)
+        checked = check(one, captions, count, length)
+        rows.append(_Row(label, one, checked, parts_of(checked.text, captions) if separate else None))
+    return rows
 
 
 def _show(console: Console, row: _Row, alone: bool) -> None:
-    """Prints a prompt and the remarks on it. ``alone``: also what is only worth knowing, and the rewritten prompt."""
+    """Prints a prompt, the remarks on it and what each tower reads. ``alone``: also what is only worth knowing, the
+    rewritten prompt, and the towers' texts of a prompt in order."""
     from rich.text import Text
 
     from ovikit_ovi.text.notes import one_line
 
     notes = [note for note in row.checked.notes if alone or note.severity != "info"]
-    if not notes:
+    silent = row.read is not None and not all(row.read)
+    if not notes and not silent and (row.read is None or not alone):
         return
     head = Text(f"{row.label}  ", "bold", no_wrap=True, overflow="ellipsis")
     console.print(head.append(one_line(row.prompt), "dim"))
@@ -162,7 +208,26 @@ def _show(console: Console, row: _Row, alone: bool) -> None:
         _indented(console, note.severity, _COLOURS[note.severity], _body(note, row.prompt, console.width))
     if alone and row.checked.text != row.prompt:
         _indented(console, "encoded", "bold", [Text(row.checked.text)])
+    if row.read is not None:
+        _show_read(console, row.read)
     console.print()
+
+
+def _show_read(console: Console, read: Parts) -> None:
+    from rich.text import Text
+
+    for label, text in zip(read._fields, read, strict=True):
+        _indented(console, label, "bold", [Text(text) if text else Text(_NOTHING, _COLOURS["warning"])])
+
+
+def _show_parted(console: Console, parted: Sequence[tuple[str, Parts]]) -> None:
+    """Prints what each tower reads of prompts that have no format to check."""
+    from rich.text import Text
+
+    for label, read in parted:
+        console.print(Text(label, "bold"))
+        _show_read(console, read)
+    console.print(f"{len(parted)} prompts, parted; their format is free", style="dim")
 
 
 def _body(note: Note, prompt: str, width: int) -> list[Text]:

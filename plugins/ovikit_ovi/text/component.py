@@ -27,6 +27,9 @@ class Umt5Config(Config):
     """Number format of the encoder: bfloat16 as released; float32 on a CPU, where bfloat16 is many times slower."""
     captions: Literal["tags", "suffix"] = "tags"
     """How the model was trained to be told of sounds: <AUDCAP>...<ENDAUDCAP>, or 'Audio: ...' at the prompt's end."""
+    prompts: Literal["combined", "separate"] = "combined"
+    """combined: both towers read the whole prompt, as released; separate: the video tower reads what is seen, the audio
+    tower what is said and the audio caption."""
     length: int = Field(512, gt=1)
     """Tokens of a prompt that are read, the end mark among them; longer prompts lose their end."""
     layers: int = Field(24, gt=0)
@@ -67,6 +70,7 @@ def _umt5(config: Umt5Config, *, assets: Assets) -> Umt5Conditioner:
         tokenizer=config.tokenizer,
         dtype=getattr(torch, config.dtype),
         captions=config.captions,
+        separate=config.prompts == "separate",
         length=config.length,
     )
 

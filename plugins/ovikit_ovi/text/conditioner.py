@@ -15,9 +15,10 @@ from torch import Tensor, nn
 from ovikit.checkpoints.assets import Assets
 from ovikit.errors import UserError
 from ovikit.networks.protocols import Prepared, Progress
-from ovikit.types import Text
+from ovikit.types import AV, Text
 from ovikit_ovi.text import cleaning
 from ovikit_ovi.text.encoder import Umt5Shape, embed, read_encoder
+from ovikit_ovi.text.parts import parts_of
 from ovikit_ovi.text.prompts import check
 from ovikit_ovi.text.tokenizer import PromptTokenizer, load_tokenizer, tokenizer_digest
 
@@ -30,6 +31,8 @@ class Umt5Conditioner:
 
     Weights and tokenizer are looked for when they are first needed. On a device they are once ``load`` has put them
     there; ``encode`` without it works on the CPU.
+
+    separate: the towers read what is seen and what is heard, each its own
     """
 
     def __init__(
@@ -42,12 +45,13 @@ class Umt5Conditioner:
         dtype: torch.dtype,
         captions: Literal["tags", "suffix"],
         length: int,
+        separate: bool = False,
     ) -> None:
         self.width = shape.width
         self._assets, self._shape, self._dtype = assets, shape, dtype
         self._weights_name, self._tokenizer_name = weights, tokenizer
         self.captions: Literal["tags", "suffix"] = captions
-        self.length = length
+        self.length, self.separate = length, separate
         self._tokenizer: PromptTokenizer | None = None
         self._encoder: nn.Module | None = None
 
@@ -56,6 +60,10 @@ class Umt5Conditioner:
         with it."""
         found = check(prompt, self.captions, length=self.length)
         return Prepared(found.text, tuple(note.line() for note in found.notes if note.severity != "info"))
+
+    def split(self, prompt: str) -> AV[str]:
+        """What each tower reads: the whole prompt, or its own part of it."""
+        return AV(*parts_of(prompt, self.captions)) if self.separate else AV(prompt, prompt)
 
     def load(self, device: torch.device | str, progress: Progress | None = None) -> None:
         """Reads tokenizer and weights the first time, and moves the weights after that."""
@@ -108,7 +116,8 @@ class Umt5Conditioner:
         shape, tokenizer = self._shape, tokenizer_digest(self._assets.path(self._tokenizer_name))
         sizes = (shape.layers, shape.width, shape.feed_forward_width, shape.heads, shape.head_width, shape.buckets)
         options = (VERSION, cleaning.VERSION, self._dtype, self.captions, self.length, *sizes)
-        return "/".join(["umt5", *map(str, options), tokenizer, self._assets.digest(self._weights_name)])
+        apart = ("separate",) if self.separate else ()
+        return "/".join(["umt5", *map(str, options), *apart, tokenizer, self._assets.digest(self._weights_name)])
 
 
 def padded(rows: Sequence[Tensor]) -> Text:

@@ -116,12 +116,16 @@ def _reformatted(prompt: str, found: Sequence[Caption], captions: Captions) -> s
     if len(found) == 1 and not any(map(str.isalnum, prompt[found[0].end :])):
         return Edited(prompt, _as_suffix(prompt, found[0])).text
     # The format has no end mark: whatever stood behind a caption would become part of it.
-    left = Edited(prompt, [Edit(one.start, _behind(prompt, one), "") for one in found]).text
-    heard = " ".join(filter(None, (_sentence(prompt[slice(*one.inner)]) for one in found)))
-    return f"{' '.join(left.split())} {SUFFIX} {heard}"
+    left = Edited(prompt, [Edit(one.start, behind(prompt, one), "") for one in found]).text
+    return f"{' '.join(left.split())} {SUFFIX} {caption_text(prompt, found)}"
 
 
-def _behind(prompt: str, caption: Caption) -> int:
+def caption_text(prompt: str, found: Sequence[Caption]) -> str:
+    """What the captions say, without their marks, a sentence each."""
+    return " ".join(filter(None, (_sentence(prompt[slice(*one.inner)]) for one in found)))
+
+
+def behind(prompt: str, caption: Caption) -> int:
     """Where the text goes on behind a caption that is taken out: behind its full stop, where the text before it has
     one of its own."""
     stop = re.compile(r"\s*[.,;]").match(prompt, caption.end)

@@ -1,0 +1,127 @@
+"""The training section of a recipe: how the weights are learned. Torch-free."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import (
+    Field,
+    NonNegativeFloat,
+    NonNegativeInt,
+    PositiveFloat,
+    PositiveInt,
+    field_validator,
+    model_validator,
+)
+from pydantic_core.core_schema import ValidationInfo
+
+from ovikit.recipe.sections import Of, Section, Seed, Slot
+
+
+class Optimizer(Section):
+    """AdamW with a linear warm-up and a cosine decay."""
+
+    learning_rate: PositiveFloat
+    """Highest learning rate, reached after the warm-up."""
+    betas: tuple[Annotated[float, Field(ge=0, lt=1)], Annotated[float, Field(ge=0, lt=1)]] = Field(
+        default=(0.9, 0.999), strict=False
+    )
+    """Decay of the running mean and of the running square of the gradient."""
+    eps: PositiveFloat = 1e-8
+    """Added to the denominator of the update."""
+    weight_decay: NonNegativeFloat = 0.0
+    """Decoupled weight decay; one-dimensional parameters are exempt."""
+    warmup_steps: NonNegativeInt = 0
+    """Steps over which the learning rate rises from 0."""
+    final_fraction: Annotated[float, Field(ge=0, le=1)] = 0.1
+    """Learning rate at the last step, as a fraction of the highest."""
+
+
+class Ema(Section):
+    """An exponential moving average of the weights."""
+
+    decay: Annotated[float, Field(gt=0, lt=1)]
+    """Share of the old average that each step keeps."""
+
+
+class Trainer(Section):
+    """The part of Lightning's Trainer that a recipe may set."""
+
+    max_steps: PositiveInt
+    """Optimizer steps of the whole run."""
+    accelerator: Literal["cpu", "cuda", "mps", "auto"] = "auto"
+    """Kind of device to train on."""
+    devices: PositiveInt = 1
+    """Number of devices."""
+    precision: Literal["32-true", "bf16-mixed", "16-mixed", "bf16-true", "64-true"] = "32-true"
+    """Number format of weights and activations, in Lightning's words."""
+    gradient_clip: PositiveFloat | None = 1.0
+    """Largest norm of the gradient; null: not clipped."""
+    log_every_steps: PositiveInt = 10
+    """Steps between two rows of metrics.csv."""
+    checkpoint_every_steps: PositiveInt = 500
+    """Steps between two checkpoints."""
+    workers: NonNegativeInt = 0
+    """Processes that prepare batches; 0: the training process itself."""
+
+
+Probability = Annotated[float, Field(ge=0, le=1)]
+
+
+class ModalityDropout(Section):
+    """How often one modality of a clip is given, without noise, and the other is learned from it."""
+
+    audio_from_video: Probability = 0.0
+    """Probability that a clip's video is given and only its audio is learned."""
+    video_from_audio: Probability = 0.0
+    """Probability that a clip's audio is given and only its video is learned."""
+
+    @property
+    def any(self) -> bool:
+        return self.audio_from_video > 0 or self.video_from_audio > 0
+
+    @model_validator(mode="after")
+    def _leaves_something(self) -> ModalityDropout:
+        if (total := self.audio_from_video + self.video_from_audio) > 1 + 1e-9:
+            raise ValueError(f"audio_from_video and video_from_audio add up to {total:g}, which is more than 1")
+        return self
+
+
+class Training(Section):
+    """How the weights are learned."""
+
+    stage: Literal["joint", "audio", "video"] = "joint"
+    """Which modalities are trained."""
+    seed: Seed = 0
+    """Seed of the batches, the noise and the dropped prompts."""
+    objective: Annotated[Slot, Of("objective")]
+    """What is minimised."""
+    data: Annotated[Slot, Of("dataset")]
+    """The clips to learn from."""
+    batch_size: PositiveInt
+    """Clips per optimizer step and device."""
+    text_dropout: Probability = 0.0
+    """Probability that a clip is trained without its prompt."""
+    same_noise: bool = False
+    """Video and audio noise of a clip begin with the same numbers, as in sampling with same_noise_seed; false: they are
+    independent, as Ovi is trained."""
+    modality_dropout: ModalityDropout = ModalityDropout()
+    """How often one modality is given and only the other is learned; zeros: both are always learned."""
+    optimizer: Optimizer
+    """Learning rate and its course."""
+    freeze: tuple[str, ...] = Field(default=(), strict=False)
+    """Glob patterns over parameter names that are not trained."""
+    ema: Ema | None = None
+    """Average of the weights kept beside them; null: none."""
+    trainer: Trainer
+    """Length of the run, device and precision."""
+
+    @field_validator("same_noise", "modality_dropout")
+    @classmethod
+    def _has_both(cls, value: bool | ModalityDropout, info: ValidationInfo) -> bool | ModalityDropout:
+        """Refuses a choice that needs both modalities in a stage that trains one."""
+        stage = info.data.get("stage", "joint")
+        chosen = value.any if isinstance(value, ModalityDropout) else value
+        if stage != "joint" and chosen:
+            raise ValueError(f"needs both modalities, but training.stage is '{stage}'")
+        return value
