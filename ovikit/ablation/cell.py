@@ -23,7 +23,7 @@ from ovikit.evaluation.runner import build_bench, evaluate
 from ovikit.files import atomic_write_json
 from ovikit.generate.run import generate
 from ovikit.generate.source import Source
-from ovikit.layout import LOCK, METRICS, WEIGHTS, read_metrics
+from ovikit.layout import CHECKPOINTS, LAST_CHECKPOINT, LOCK, METRICS, WEIGHTS, read_metrics
 from ovikit.numerics.evaluations import count_evaluations
 from ovikit.recipe import build
 from ovikit.recipe.load import load_recipe, load_suite
@@ -90,6 +90,7 @@ def _trained(recipe: Recipe, folder: Path, latents: Path, console: Console) -> d
     lock = folder / LOCK
     # Cells that differ in sampling share a training: it goes by the recipe of the one that began it.
     began = load_recipe(lock) if lock.is_file() else recipe
+    resumed, before_s = (folder / CHECKPOINTS / LAST_CHECKPOINT).is_file(), time.process_time()
     done = train(began, folder, resume=True, console=console, cache=latents)
     if done.weights is None:
         return None
@@ -98,6 +99,8 @@ def _trained(recipe: Recipe, folder: Path, latents: Path, console: Console) -> d
     cost = {
         "training_steps": done.step,
         "training_seconds": round(seconds, 2),
+        # Of the processor, all threads together, encoding included: less moved by what else the machine is doing.
+        "training_cpu_seconds": None if resumed else round(time.process_time() - before_s, 2),
         "training_memory_gb": _peak_gb(),
         "parameters": _parameters(began),
         "losses": [[int(row["step"]), float(row["loss"])] for row in rows],
