@@ -60,7 +60,9 @@ def check_prompts(
     ] = None,
     recipe: Annotated[
         Path | None,
-        typer.Option(metavar="RECIPE", help="Take the format from a recipe.", show_default=False),
+        typer.Option(
+            metavar="RECIPE", help="Take the format, and what each tower reads, from a recipe.", show_default=False
+        ),
     ] = None,
     separate: Annotated[
         bool,
@@ -90,10 +92,7 @@ def check_prompts(
     """
     from rich.console import Console
 
-    if write is not None and write.suffix.lower() != ".csv":
-        raise UserError(f"prompts are written to .csv files, not to '{write.suffix}'", "--write")
-    if captions is not None and recipe is not None:
-        raise UserError("--captions and --recipe were both given", hint="a recipe says which format its model knows")
+    _refuse_options(captions, recipe, write)
     console = Console()
     wide = console if console.is_terminal else Console(width=_WIDE)
     if recipe is not None and (apart := _parted(recipe, texts, prompts)) is not None:
@@ -110,6 +109,14 @@ def check_prompts(
     wide.print(_summary(rows, wanted, write), soft_wrap=True)
     if any(row.checked.errors for row in rows):
         raise typer.Exit(1)
+
+
+def _refuse_options(captions: Captions | None, recipe: Path | None, write: Path | None) -> None:
+    """UserError for options that do not go together."""
+    if write is not None and write.suffix.lower() != ".csv":
+        raise UserError(f"prompts are written to .csv files, not to '{write.suffix}'", "--write")
+    if captions is not None and recipe is not None:
+        raise UserError("--captions and --recipe were both given", hint="a recipe says which format its model knows")
 
 
 def _config(recipe: Path | None) -> Umt5Config:
