@@ -267,10 +267,11 @@ class _Listening:
 
 
 def refuse_alike(others: int, tokens: AV[int]) -> None:
-    """UserError where what audio tokens attend to besides has as many tokens as the picture."""
-    if others == tokens["video"]:
+    """UserError where what audio tokens attend to besides has as many tokens as the picture, or as both together."""
+    if others in (tokens["video"], tokens["video"] + tokens["audio"]):
+        what = "the picture" if others == tokens["video"] else "picture and sound"
         raise UserError(
-            f"{others} tokens of the picture and as many of the sound or the text: calls cannot be told apart",
+            f"{others} tokens of {what} and as many of the sound or the text: calls cannot be told apart",
             hint="record a clip of another length or size: -o clip.duration_s=...",
         )
 

@@ -81,6 +81,8 @@ def test_calls_that_look_alike_are_refused() -> None:
     refuse_alike(5, AV(video=12, audio=5))
     with pytest.raises(UserError, match="12 tokens of the picture and as many of the sound or the text"):
         refuse_alike(12, AV(video=12, audio=5))
+    with pytest.raises(UserError, match="17 tokens of picture and sound and as many of"):
+        refuse_alike(17, AV(video=12, audio=5))
 
 
 def test_steps_of_times_and_times_of_steps() -> None:
