@@ -8,13 +8,17 @@ from ovikit.ablation.cells import Plan, arms_of, plan_of
 from ovikit.ablation.matrix import load_matrix
 
 ROOT = Path(__file__).parents[2]
+SMALL = (
+    "{type: wan-tower, width: 16, feed_forward_width: 32, heads: 2, depth: 2, text_length: 16, frequency_width: 8, "
+    "patch: [1, 1, 1]}"
+)
 BASE = f"""
 version: 1
 name: small
 extends: {ROOT / "recipes/ablations/base.yaml"}
 model:
-  video: {{type: wan-tower, width: 16, feed_forward_width: 32, heads: 2, depth: 2, text_length: 16, frequency_width: 8, patch: [1, 1, 1]}}
-  audio: {{type: wan-tower, width: 16, feed_forward_width: 32, heads: 2, depth: 2, text_length: 16, frequency_width: 8, patch: [1, 1, 1]}}
+  video: {SMALL}
+  audio: {SMALL}
 sampling: {{steps: 2}}
 training:
   batch_size: 2
