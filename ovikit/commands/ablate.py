@@ -26,6 +26,7 @@ def app_command(cli: typer.Typer) -> None:
     cli.command("ablate")(ablate)
 
 
+_WIDE = 160
 _SHOWN = 4
 """Columns of the report's table that a terminal has room for."""
 
@@ -65,6 +66,8 @@ def ablate(
     from rich.console import Console
 
     console = Console(soft_wrap=True)
+    if not console.is_terminal:  # a file or a pipe has room for a table's columns
+        console = Console(soft_wrap=True, width=_WIDE)
     for (matrix, path), own in zip(found, arms, strict=True):
         command = ["ovikit", "ablate", str(path), *(word for one in override or () for word in ("-o", one))]
         _one(matrix, own, out, shlex.join(command), jobs, dry_run, report, console)

@@ -22,6 +22,33 @@ if TYPE_CHECKING:
     from ovikit.figures.affinity import Affinity
 
 
+Checkpoint = Annotated[
+    Path | None, typer.Option(metavar="FILE", help="The network's weights; default: the run's.", show_default=False)
+]
+Weights = Annotated[
+    Path | None,
+    typer.Option(
+        metavar="DIR|FILE", help="Folder with the released weights, or a file of the network's.", show_default=False
+    ),
+]
+Times = Annotated[
+    str | None,
+    typer.Option(metavar="S,S", help="Audio tokens by time, in seconds, as in 0.5,1.2.", show_default=False),
+]
+Tokens = Annotated[
+    str | None, typer.Option(metavar="N,N", help="Audio tokens by number, from 0 on.", show_default=False)
+]
+Step = Annotated[int | None, typer.Option(metavar="K", help="Denoising step, from 1 on; default: the middle one.")]
+Layers = Annotated[
+    str | None,
+    typer.Option(metavar="N,N-N", help="Layers to average over, as in 0,8-11; default: all that read the picture."),
+]
+Seed = Annotated[int | None, typer.Option(min=0, max=2**62 - 1, show_default=False, help="Seed of the noise.")]
+OutFolder = Annotated[
+    Path | None, typer.Option(metavar="DIR", help="Folder of the figures; default: attention in the run's.")
+]
+
+
 def app_command(cli: typer.Typer) -> None:
     """Adds ``figures rope-affinity`` and ``figures attention``."""
     group = typer.Typer(
@@ -93,35 +120,14 @@ def attention(
         Path, typer.Argument(metavar="RUN|RECIPE", help="Folder of a training run, or a recipe.", show_default=False)
     ],
     prompt: Annotated[str, typer.Option(help="The prompt of the clip.", show_default=False)],
-    checkpoint: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="The network's weights; default: the run's.", show_default=False)
-    ] = None,
-    weights: Annotated[
-        Path | None,
-        typer.Option(
-            metavar="DIR|FILE", help="Folder with the released weights, or a file of the network's.", show_default=False
-        ),
-    ] = None,
-    at: Annotated[
-        str | None,
-        typer.Option(metavar="S,S", help="Audio tokens by time, in seconds, as in 0.5,1.2.", show_default=False),
-    ] = None,
-    tokens: Annotated[
-        str | None, typer.Option(metavar="N,N", help="Audio tokens by number, from 0 on.", show_default=False)
-    ] = None,
-    step: Annotated[
-        int | None, typer.Option(metavar="K", help="Denoising step, from 1 on; default: the middle one.")
-    ] = None,
-    layers: Annotated[
-        str | None,
-        typer.Option(metavar="N,N-N", help="Layers to average over, as in 0,8-11; default: all that read the picture."),
-    ] = None,
-    seed: Annotated[
-        int | None, typer.Option(min=0, max=2**62 - 1, show_default=False, help="Seed of the noise.")
-    ] = None,
-    out: Annotated[
-        Path | None, typer.Option(metavar="DIR", help="Folder of the figures; default: attention in the run's.")
-    ] = None,
+    checkpoint: Checkpoint = None,
+    weights: Weights = None,
+    at: Times = None,
+    tokens: Tokens = None,
+    step: Step = None,
+    layers: Layers = None,
+    seed: Seed = None,
+    out: OutFolder = None,
     device: Annotated[str, typer.Option(help="cpu, cuda, or auto.")] = "auto",
     override: Overrides = None,
 ) -> None:

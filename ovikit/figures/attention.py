@@ -42,6 +42,7 @@ from ovikit.runtime.placement import Placement
 from ovikit.runtime.plan import choose_for
 from ovikit.types import AV, Clip, Modality, TokenGrid
 
+MOST_TOKENS = 40
 _LIGHTNING = ".ckpt"
 
 
@@ -97,7 +98,7 @@ def record_attention(
 ) -> tuple[Attention, list[int]]:
     """Makes the clip of a prompt with the noise of the recipe's seed, and records one evaluation on the way.
 
-    choose: the audio tokens that are wanted, given along; asked before anything is read, since it may refuse
+    choose: the audio tokens that are wanted, given along, each once; asked before anything is read: it may refuse
     step:   of denoising, from 1 on; default: the middle one
     layers: to average over; default: all that have such attention
 
@@ -108,7 +109,9 @@ def record_attention(
     shown = watcher or Unwatched()
     session = _Session(source, torch.device(device), shown)
     session.refuse(step, layers)
-    chosen = choose(session.grids()["audio"])
+    chosen = list(dict.fromkeys(choose(session.grids()["audio"])))
+    if len(chosen) > MOST_TOKENS:
+        raise UserError(f"a picture has at most {MOST_TOKENS} rows, not {len(chosen)}", hint="choose fewer tokens")
     job = session.job(item)
     try:
         made = session.run(job, session.texts(job), step or (session.sampling.steps + 1) // 2, layers)
@@ -140,7 +143,8 @@ class _Session:
         recipe, model, steps = self.source.recipe, self.model, self.sampling.steps
         if len(model.modalities) < 2:
             raise UserError(
-                f"recipe '{recipe.name}' makes {model.modalities[0]} alone: there is no attention between two", "model"
+                f"recipe '{recipe.name}' makes {' '.join(model.modalities)} alone: there is no attention between two",
+                "model",
             )
         if all(layer.fusion is None for layer in model.layers):
             raise no_attention(recipe.model.fusion.type)
@@ -264,10 +268,11 @@ class _Listening:
 
 
 def refuse_alike(others: int, tokens: AV[int]) -> None:
-    """UserError where what audio tokens attend to besides has as many tokens as the picture."""
-    if others == tokens["video"]:
+    """UserError where what audio tokens attend to besides has as many tokens as the picture, or as both together."""
+    if others in (tokens["video"], tokens["video"] + tokens["audio"]):
+        what = "the picture" if others == tokens["video"] else "picture and sound"
         raise UserError(
-            f"{others} tokens of the picture and as many of the sound or the text: calls cannot be told apart",
+            f"{others} tokens of {what} and as many of the sound or the text: calls cannot be told apart",
             hint="record a clip of another length or size: -o clip.duration_s=...",
         )
 

@@ -94,11 +94,12 @@ def moments(found: Attention, pictures: int) -> list[tuple[int, list[int]]]:
 
 def _strip(axes: Axes, found: Attention, heat: Tensor, frames: Sequence[int], token: int) -> None:
     assert found.clip.video is not None
-    scale = viewing_scale(*found.clip.video.shape[1:3], _LEAST_PX)
+    height, width = found.clip.video.shape[1:3]
+    scale = viewing_scale(height, width, _LEAST_PX)
     pictures: list[NDArray[np.uint8]] = []
     for frame, hot in zip(frames, heat, strict=True):
         pixels = found.clip.video[frame].numpy().repeat(scale, axis=0).repeat(scale, axis=1)
-        one = laid_over(pixels, over_pixels(hot, pixels.shape[:2]))
+        one = laid_over(pixels, over_pixels(hot, (pixels.shape[0], pixels.shape[1])))
         one[:, -max(1, one.shape[1] // 96) :] = 255  # what parts it from the next
         pictures.append(one)
     axes.imshow(np.concatenate(pictures, axis=1), extent=(0, _duration(found), 0, 1), aspect="auto")

@@ -58,11 +58,11 @@ def laid_over(frame: NDArray[np.uint8], heat: NDArray[np.float32]) -> NDArray[np
     Errors as of ``colours``.
     """
     table = np.asarray(colours().colors, dtype=np.float32)[:, :3]
-    heat = heat.clip(0, 1) ** GAMMA
+    rooted = (heat.clip(0, 1) ** GAMMA).astype(np.float32)
     picture = frame.astype(np.float32) / 255
     under = 0.4 * picture + 0.4 * (picture @ _GREY)[..., None]
-    cover = _MOST * heat[..., None]
-    mixed = (1 - cover) * under + cover * table[(heat * 255).astype(np.uint8)]
+    cover = _MOST * rooted[..., None]
+    mixed = (1 - cover) * under + cover * table[(rooted * 255).astype(np.uint8)]
     return (mixed.clip(0, 1) * 255).round().astype(np.uint8)
 
 

@@ -22,8 +22,8 @@ class Recorder:
     """The attended values of another ``attend``, unchanged.
 
     Within ``listening`` it also keeps the attention of the audio tokens over the video tokens, the mean over heads, of
-    calls whose queries are all audio tokens and whose keys are all video tokens; or whose both are the video's tokens
-    with the audio's behind them: then its rows are scaled so that the part over the video tokens sums to 1. Calls are
+    calls whose queries are all audio tokens, or the video's with the audio's behind them, and whose keys are all video
+    tokens, or again both. Of both, the part of sound over picture is kept, scaled so that each row sums to 1. Calls are
     told apart by their numbers of tokens; no probabilities of others are computed.
     """
 
@@ -48,11 +48,11 @@ class Recorder:
 
     def _note(self, query: Tensor, key: Tensor, tokens: AV[int]) -> None:
         video, audio = tokens["video"], tokens["audio"]
-        sizes = query.shape[1], key.shape[1]
-        if sizes == (video + audio, video + audio):
-            query, key = query[:, video:], key[:, :video]
-        elif sizes != (audio, video):
+        both = video + audio
+        if query.shape[1] not in (audio, both) or key.shape[1] not in (video, both):
             return
+        query = query[:, video:] if query.shape[1] == both else query
+        key = key[:, :video]
         kept = self.found.setdefault(self._layer, [])
         if self._layer in self._layers:
             kept.append(mean_attention(query[0], key[0]).cpu())

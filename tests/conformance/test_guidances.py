@@ -1,122 +1,51 @@
-"""The mathematics of the published guidances, on random velocities."""
+"""Terms of the published guidances, and what all of them keep to, on random velocities."""
 
 from __future__ import annotations
 
 import itertools
-import json
-from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from pydantic import ValidationError
+from guidances_kit import (
+    BATCH,
+    CFG,
+    COMPONENTS,
+    EVERYTHING,
+    MODIFIER_OPTIONS,
+    SIGMA,
+    TERM_OPTIONS,
+    assert_close,
+    assert_same,
+    composed,
+    each,
+    each_modifier,
+    each_term,
+    of,
+    pair,
+    part,
+    said,
+    single,
+    usual,
+)
 from torch import Tensor
 
-from ovikit.errors import UserError
-from ovikit.kernel.component import Component
 from ovikit.numerics.evaluations import count_evaluations
 from ovikit.numerics.guidance import ClassifierFree
 from ovikit.numerics.schedule import DecoupledSchedule, ShiftedSchedule, Window
 from ovikit.numerics.solver.heun import Heun
 from ovikit.numerics.solver.res_2s import Res2S
 from ovikit.numerics.solver.unipc import UniPC
-from ovikit.recipe.load import load_recipe
 from ovikit.types import AV, MODALITIES, Modality, Perturbation
 from ovikit_guidances import options as o
 from ovikit_guidances.compose import compose
-from ovikit_guidances.differences import Projected, ZeroStar, best_scale
 from ovikit_guidances.guided import Guided
-from ovikit_guidances.plugin import ovikit_register_guidances
-from ovikit_guidances.terms import negative
-
-COMPONENTS: dict[str, Component] = {one.name: one for one in ovikit_register_guidances()}
-RECIPE = Path(__file__).parents[2] / "recipes" / "tiny" / "ovi.yaml"
-SIGMA = AV(0.6, 0.3)
-BATCH = 3
-CFG = {"video": 4.0, "audio": 2.5}
-TERM_OPTIONS: dict[str, dict[str, Any]] = {
-    "skip-layer": {"layers": [3, 1], "video": 1.5, "audio": 0.5},
-    "stg": {"layers": [2], "video": 1.2, "audio": 0.7},
-    "modality-isolating": {"video": 2.0, "audio": 3.0},
-    "sync-cfg": {"video": 1.5, "audio": 2.5},
-}
-MODIFIER_OPTIONS: dict[str, dict[str, Any]] = {
-    "apg": {"eta": 0.25, "threshold": 0.4},
-    "cfg-zero-star": {"zero_above": 0.9},
-    "rescale": {"phi": 0.6},
-    "interval": {"video": [0.2, 0.8], "audio": [0.1, 0.7]},
-}
-each_term = pytest.mark.parametrize("name", TERM_OPTIONS)
-each_modifier = pytest.mark.parametrize("name", MODIFIER_OPTIONS)
-each = pytest.mark.parametrize("name", [*TERM_OPTIONS, *MODIFIER_OPTIONS])
-
-
-def pair(seed: int, dtype: torch.dtype = torch.float64) -> AV[Tensor]:
-    generator = torch.Generator().manual_seed(seed)
-    return AV(
-        torch.randn(BATCH, 3, 4, 2, 2, generator=generator, dtype=torch.float64).to(dtype),
-        torch.randn(BATCH, 5, 6, generator=generator, dtype=torch.float64).to(dtype),
-    )
-
-
-def single(name: str, **options: Any) -> Guided:
-    component = COMPONENTS[name]
-    return component.build(component.config.model_validate_json(json.dumps(options)))
-
-
-def composed(*parts: dict[str, Any]) -> Guided:
-    return single("composed", parts=list(parts))
-
-
-def part(name: str, **options: Any) -> dict[str, Any]:
-    return {"part": name, **options}
-
-
-def usual(name: str) -> Guided:
-    """The component with the options of this file; modifiers act on cfg."""
-    return single(name, **(TERM_OPTIONS | MODIFIER_OPTIONS)[name], cfg=CFG)
-
-
-def said(guidance: Guided | ClassifierFree, sigma: AV[float] = SIGMA, **options: Any) -> dict[str, AV[Tensor]]:
-    """A velocity for each pass that the guidance asks for; of one pass always the same."""
-    seeds = {"prompt": 0, "negative": 1}
-    found = {}
-    for run in guidance.passes(sigma):
-        seed = seeds.get(run.name, sum(map(ord, run.name)))
-        found[run.name] = AV.of({m: pair(seed, **options)[m] for m in sigma.modalities})
-    return found
-
-
-def of(guidance: Guided | ClassifierFree, sigma: AV[float] = SIGMA, **options: Any) -> AV[Tensor]:
-    x = AV.of({m: pair(99)[m] for m in sigma.modalities})
-    return guidance.combine(said(guidance, sigma, **options), x, sigma)
-
-
-def assert_same(found: AV[Tensor], expected: AV[Tensor]) -> None:
-    """Bit for bit."""
-    assert found.modalities == expected.modalities
-    for modality, value in found.items():
-        assert torch.equal(value, expected[modality])
-
-
-def assert_close(found: AV[Tensor], expected: AV[Tensor]) -> None:
-    assert found.modalities == expected.modalities
-    for modality, value in found.items():
-        torch.testing.assert_close(value, expected[modality], rtol=1e-12, atol=1e-12)
-
-
-def dot(a: Tensor, b: Tensor) -> Tensor:
-    return (a * b).flatten(1).sum(1)
 
 
 @pytest.mark.parametrize("name", COMPONENTS)
 def test_every_option_is_explained(name: str) -> None:
     for option, field in COMPONENTS[name].config.model_fields.items():
         assert field.description, f"{name}.{option} has no description"
-
-
-# Terms
 
 
 def test_the_cfg_term_has_the_bits_of_the_built_in_guidance() -> None:
@@ -225,219 +154,6 @@ def test_a_modality_that_is_finished_asks_for_nothing(name: str) -> None:
         assert bool(torch.isfinite(value).all())
 
 
-# Modifiers
-
-
-def data_of(velocity: Tensor, modality: Modality) -> Tensor:
-    return pair(99)[modality] - SIGMA[modality] * velocity
-
-
-def test_apg_that_keeps_everything_is_cfg() -> None:
-    assert_close(of(single("apg", eta=1.0, cfg=CFG)), of(composed(part("cfg", **CFG))))
-    assert_close(of(single("apg", eta=1.0, threshold=1e6, cfg=CFG)), of(composed(part("cfg", **CFG))))
-
-
-def test_what_apg_adds_without_the_parallel_part_is_orthogonal_to_the_prompts_data() -> None:
-    plain, found = of(composed(part("cfg", **CFG))), of(single("apg", eta=0.0, cfg=CFG))
-    for modality, prompt in pair(0).items():
-        data = data_of(prompt, modality)
-        added = data_of(found[modality], modality) - data
-        assert bool((dot(added, data).abs() < 1e-12 * dot(data, data)).all())
-        assert bool((dot(data_of(plain[modality], modality) - data, data).abs() > 1e-2).all())
-        # what was left out is parallel
-        missing = plain[modality] - found[modality]
-        cosine = dot(missing, data) / (dot(missing, missing) * dot(data, data)).sqrt()
-        torch.testing.assert_close(cosine.abs(), torch.ones_like(cosine), rtol=0, atol=1e-12)
-
-
-def test_apg_is_linear_in_eta() -> None:
-    none, half, whole = (of(single("apg", eta=eta, cfg=CFG)) for eta in (0.0, 0.5, 1.0))
-    assert_close(half, none.zip(whole, lambda a, b: (a + b) / 2))
-
-
-def test_apg_shortens_differences_that_are_too_long_and_no_others() -> None:
-    push, sigma, limit = negative(AV(4.0, 4.0), ()), 0.6, 0.5
-    prompt, x = pair(0)["video"], pair(99)["video"]
-    factors = torch.tensor([0.1, 1.0, 10.0], dtype=torch.float64).view(3, 1, 1, 1, 1)
-    other = prompt + factors * pair(1)["video"]
-    _, change = Projected(1.0, limit)(prompt, other, x, sigma, push)
-    rms = sigma * (dot(change, change) / change[0].numel()).sqrt()
-    raw = sigma * (dot(prompt - other, prompt - other) / change[0].numel()).sqrt()
-    torch.testing.assert_close(rms, raw.clamp(max=limit))
-    assert [bool(value) for value in raw > limit] == [False, True, True]
-
-
-@pytest.mark.parametrize("differ", [Projected(0.0, 0.5), ZeroStar()], ids=["apg", "cfg-zero-star"])
-def test_degenerate_passes_give_finite_velocities(differ: Projected | ZeroStar) -> None:
-    push, zero, prompt = negative(AV(4.0, 4.0), ()), torch.zeros_like(pair(0)["audio"]), pair(0)["audio"]
-    for one, other, x, sigma in itertools.product((zero, prompt), (zero, prompt), (zero, prompt), (0.0, 1.0)):
-        for value in differ(one, other, x, sigma, push):
-            assert bool(torch.isfinite(value).all())
-
-
-def test_s_star_brings_the_negative_pass_nearest_to_the_prompts() -> None:
-    for modality, prompt in pair(0).items():
-        other = pair(1)[modality]
-        best = best_scale(prompt, other)
-        assert best.shape[0] == BATCH
-
-        def apart(scale: Tensor, prompt: Tensor = prompt, other: Tensor = other) -> Tensor:
-            return (prompt - scale * other).flatten(1).norm(dim=1)
-
-        assert all(bool((apart(best) < apart(best + step)).all()) for step in (-1e-3, 1e-3, -1.0, 1.0))
-        assert bool((dot(prompt - best * other, other).abs() < 1e-12).all())
-
-
-def test_cfg_zero_star_is_cfg_with_the_scaled_negative_pass() -> None:
-    found = of(single("cfg-zero-star", cfg=CFG))
-    for modality, prompt in pair(0).items():
-        other = pair(1)[modality]
-        scaled = best_scale(prompt, other) * other
-        expected = (1 - CFG[modality]) * scaled + CFG[modality] * prompt
-        torch.testing.assert_close(found[modality], expected, rtol=1e-12, atol=1e-12)
-
-
-def test_cfg_zero_star_leaves_passes_that_read_the_prompt_as_they_are() -> None:
-    skipping = part("skip-layer", **TERM_OPTIONS["skip-layer"])
-    both = of(composed(part("cfg", **CFG), skipping, part("cfg-zero-star")))
-    star, skip = of(single("cfg-zero-star", cfg=CFG)), of(composed(skipping))
-    assert_close(both, star.zip(skip, lambda a, b: a + b).zip(pair(0), lambda sums, p: sums - p))
-
-
-def test_above_its_level_cfg_zero_star_stands_still() -> None:
-    guidance = single("cfg-zero-star", zero_above=0.5, cfg=CFG)
-    found = of(guidance)
-    assert torch.equal(found["video"], torch.zeros_like(found["video"]))  # 0.6
-    assert torch.equal(found["audio"], of(single("cfg-zero-star", cfg=CFG))["audio"])  # 0.3
-    assert len(guidance.passes(AV(0.9, 0.9))) == 1
-    assert len(guidance.passes(AV(0.5, 0.5))) == 2
-
-
-def test_rescale_gives_the_prompts_deviation_back() -> None:
-    def deviation(value: Tensor) -> Tensor:
-        return value.flatten(1).std(dim=1)
-
-    plain, whole, part_way = (
-        of(composed(part("cfg", **CFG))),
-        *(of(single("rescale", phi=phi, cfg=CFG)) for phi in (1.0, 0.3)),
-    )
-    assert_same(of(single("rescale", phi=0.0, cfg=CFG)), plain)
-    for modality, prompt in pair(0).items():
-        torch.testing.assert_close(deviation(whole[modality]), deviation(prompt), rtol=1e-12, atol=0)
-        assert bool((deviation(plain[modality]) > 1.5 * deviation(prompt)).all())
-    assert_close(part_way, plain.zip(whole, lambda a, b: 0.7 * a + 0.3 * b))
-
-
-def test_outside_of_its_interval_guidance_is_the_prompts_pass_and_costs_nothing() -> None:
-    guidance = single("interval", video=[0.2, 0.8], audio=[0.1, 0.5], cfg=CFG)
-    plain = composed(part("cfg", **CFG))
-    for level, passes in ((0.9, 1), (0.8, 2), (0.5, 2), (0.2, 2), (0.1, 2), (0.05, 1)):
-        sigma = AV(level, level)
-        assert len(guidance.passes(sigma)) == passes
-        found, inside = of(guidance, sigma), AV(0.2 <= level <= 0.8, 0.1 <= level <= 0.5)
-        for modality, value in found.items():
-            assert torch.equal(value, (of(plain, sigma) if inside[modality] else pair(0))[modality])
-    assert guidance.evaluations == 2
-
-
-def test_interval_spares_the_passes_of_one_modality() -> None:
-    guidance = composed(part("sync-cfg"), part("interval", video=[0.5, 1.0], audio=[0.0, 0.4]))
-    assert [run.anchored for run in guidance.passes(AV(0.7, 0.7))] == [(), ("audio",)]
-    assert [run.anchored for run in guidance.passes(AV(0.3, 0.3))] == [(), ("video",)]
-    assert [run.anchored for run in guidance.passes(AV(0.45, 0.45))] == [()]
-    assert guidance.evaluations == len(guidance.passes(AV(0.7, 0.3))) == 3
-
-
-# Composition
-
-
-@each
-def test_composed_of_one_part_is_the_component_bit_for_bit(name: str) -> None:
-    options = (TERM_OPTIONS | MODIFIER_OPTIONS)[name]
-    assert_same(of(composed(part("cfg", **CFG), part(name, **options))), of(usual(name)))
-    assert composed(part("cfg", **CFG), part(name, **options)) == usual(name)
-    if name in TERM_OPTIONS:
-        assert_same(of(composed(part(name, **options))), of(single(name, **options)))
-
-
-def test_modifiers_act_in_the_documented_order() -> None:
-    sigma = AV(0.6, 0.9)  # the audio lies outside of its interval
-    guidance = composed(
-        part("rescale", phi=1.0), part("interval", audio=[0.0, 0.5]), part("apg", eta=0.2),
-        part("stg", layers=[2], video=1.2), part("cfg", **CFG),
-    )  # fmt: skip
-    velocities, x = said(guidance, sigma), pair(99)
-    prompt, total = velocities["prompt"]["video"], velocities["prompt"]["video"]
-    data = x["video"] - sigma["video"] * prompt
-    for name, weight in (("negative", 3.0), ("prompt, without self-attention in 2", 1.2)):
-        change = prompt - velocities[name]["video"]
-        along = (dot(change, data) / dot(data, data)).view(-1, 1, 1, 1, 1) * data
-        total = total + weight * (change - 0.8 * along)
-    total = total * (prompt.flatten(1).std(1) / total.flatten(1).std(1)).view(-1, 1, 1, 1, 1)
-    assert_close(guidance.combine(velocities, x, sigma), AV(total, velocities["prompt"]["audio"]))
-
-
-def test_the_order_in_which_parts_are_written_makes_no_difference() -> None:
-    parts = [part("cfg", **CFG), *(part(name, **options) for name, options in TERM_OPTIONS.items()), part("rescale")]
-    whole = composed(*parts)
-    assert whole.evaluations == len(whole.passes(SIGMA)) == 7
-    assert composed(*reversed(parts)) == whole
-    assert_same(of(composed(*parts[3:], *parts[:3])), of(whole))
-
-
-@pytest.mark.parametrize(
-    ("parts", "told"),
-    [
-        ([], "there are no parts"),
-        ([part("apg")], "'apg' has no term to act on"),
-        ([part("rescale"), part("interval")], "'rescale' has no term to act on"),
-        ([part("cfg"), part("rescale"), part("rescale", phi=0.2)], "'rescale' is there twice"),
-        ([part("cfg"), part("apg"), part("cfg-zero-star")], "'apg' and 'cfg-zero-star' both change"),
-        ([part("sync-cfg"), part("cfg-zero-star")], "only 'cfg' has"),
-        ([part("cfg"), part("cfg", video=2.0)], "'cfg' is there twice with the same pass"),
-        ([part("stg", layers=[1, 2]), part("stg", layers=[2, 1])], "'stg' is there twice with the same pass"),
-        ([part("sync-cfg"), part("sync-cfg")], "'sync-cfg' is there twice"),
-        ([part("cfg"), part("interval", video=[0.6, 0.5])], "the video's interval is \\[low, high\\]"),
-    ],
-)
-def test_parts_that_mean_nothing_together_are_refused_with_the_reason(parts: list[Any], told: str) -> None:
-    with pytest.raises(ValidationError, match=told):
-        composed(*parts)
-
-
-def test_terms_of_one_kind_with_other_layers_are_two_terms() -> None:
-    guidance = composed(part("stg", layers=[1]), part("stg", layers=[2]), part("cfg"), part("cfg", skip_layers=[1]))
-    assert guidance.evaluations == len(guidance.passes(SIGMA)) == 5
-
-
-@pytest.mark.parametrize(
-    ("parts", "told"),
-    [
-        ("[{part: cfg, vdeo: 4.0}]", "sampling.guidance.parts.0.vdeo: unknown key; there are: audio, part"),
-        ("[{part: cfg}, {part: stg, layers: [a]}]", "sampling.guidance.parts.1.layers.0: should be a valid integer"),
-        ("[{part: stg}]", "sampling.guidance.parts.0.layers: is missing"),
-        ("[{part: cgf}]", "sampling.guidance.parts.0: part should be one of 'cfg', 'skip-layer'"),
-        ("[{video: 2.0}]", "sampling.guidance.parts.0: part is missing"),
-        ("[3]", "sampling.guidance.parts.0: should be a mapping, not 3"),
-        ("3", "sampling.guidance.parts: should be a list, not 3"),
-        ("[{part: rescale}]", "sampling.guidance: 'rescale' has no term to act on"),
-    ],
-)
-def test_a_recipes_mistakes_are_told_with_their_place(parts: str, told: str) -> None:
-    with pytest.raises(UserError) as caught:
-        load_recipe(RECIPE, [f"sampling.guidance={{type: composed, parts: {parts}}}"])
-    assert told in str(caught.value)
-
-
-# All of them
-
-EVERYTHING: Mapping[str, Guided] = {
-    **{name: usual(name) for name in (*TERM_OPTIONS, *MODIFIER_OPTIONS)},
-    "composed": composed(
-        part("cfg", **CFG), *(part(name, **options) for name, options in TERM_OPTIONS.items()),
-        *(part(name, **options) for name, options in MODIFIER_OPTIONS.items() if name != "cfg-zero-star"),
-    ),
-}  # fmt: skip
 everything = pytest.mark.parametrize("guidance", EVERYTHING.values(), ids=EVERYTHING)
 
 
@@ -483,9 +199,6 @@ def test_no_level_asks_for_more_than_the_declared_evaluations(guidance: Guided) 
         names = [run.name for run in guidance.passes(AV(a, b))]
         assert names[0] == "prompt"
         assert len(set(names)) == len(names)
-
-
-# Evaluations of a run
 
 
 @pytest.mark.parametrize("steps", [1, 2, 5, 20])

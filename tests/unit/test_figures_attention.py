@@ -81,6 +81,8 @@ def test_calls_that_look_alike_are_refused() -> None:
     refuse_alike(5, AV(video=12, audio=5))
     with pytest.raises(UserError, match="12 tokens of the picture and as many of the sound or the text"):
         refuse_alike(12, AV(video=12, audio=5))
+    with pytest.raises(UserError, match="17 tokens of picture and sound and as many of"):
+        refuse_alike(17, AV(video=12, audio=5))
 
 
 def test_steps_of_times_and_times_of_steps() -> None:
@@ -184,6 +186,7 @@ def test_a_fusion_without_attention_is_told_so(kit_run: tuple[Path, Path]) -> No
         ([], {"step": 0}, "--step: there is no step 0"),
         ([], {"layers": [0, 2]}, "--layers: there is no layer 2: the model has 2, from 0 on"),
         ([], {"choose": lambda grid: numbered_tokens(grid, [99])}, "there is no audio token 99"),
+        ([], {"choose": lambda grid: list(range(41))}, "at most 40 rows, not 41"),
     ],
 )
 def test_what_cannot_be_recorded_is_refused_before_anything_is_read(

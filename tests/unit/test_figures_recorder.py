@@ -71,7 +71,15 @@ def test_joint_attention_is_cut_to_sound_over_picture() -> None:
     assert torch.allclose(found.double(), (whole / whole.sum(-1, keepdim=True)).mean(0), atol=1e-6)
 
 
-@pytest.mark.parametrize(("queries", "keys"), [(VIDEO, AUDIO), (VIDEO, VIDEO), (AUDIO, AUDIO), (AUDIO, 7)])
+def test_sound_that_attends_to_both_is_cut_to_the_picture() -> None:
+    query, key = drawn(AUDIO, 1), drawn(VIDEO + AUDIO, 2)
+    (found,) = recorded(query, key)[0]
+    assert torch.allclose(found.double(), probabilities(query, key[:, :VIDEO]).mean(0), atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("queries", "keys"), [(VIDEO, AUDIO), (VIDEO, VIDEO), (AUDIO, AUDIO), (AUDIO, 7), (VIDEO, VIDEO + AUDIO)]
+)
 def test_other_calls_are_not_heard(queries: int, keys: int) -> None:
     assert recorded(drawn(queries, 1), drawn(keys, 2)) == {}
 

@@ -16,12 +16,13 @@ from ovikit.numerics.schedule import ShiftedSchedule
 from ovikit.numerics.solver.dpmpp_2m import DpmPlusPlus2M
 from ovikit.numerics.solver.euler import Euler
 from ovikit.numerics.solver.heun import Heun
+from ovikit.numerics.solver.res_2s import Res2S
 from ovikit.numerics.solver.unipc import UniPC
 from ovikit.types import AV
 
 SHAPES: AV[tuple[int, ...]] = AV((2, 3, 4, 2, 2), (2, 5, 6))
 NO_GUIDANCE = ClassifierFree(AV(1.0, 1.0))
-SOLVERS: list[Solver[Any]] = [Euler(), Heun(), DpmPlusPlus2M(), UniPC()]
+SOLVERS: list[Solver[Any]] = [Euler(), Heun(), DpmPlusPlus2M(), UniPC(), Res2S()]
 each_solver = pytest.mark.parametrize("solver", SOLVERS, ids=lambda solver: type(solver).__name__)
 
 
@@ -109,6 +110,20 @@ def test_one_modality_runs_alone() -> None:
     )  # fmt: skip
     assert out.video is None
     torch.testing.assert_close(out["audio"], torch.full((1, 2, 3), 0.4), rtol=0, atol=1e-5)
+
+
+def test_guidance_is_told_the_levels_of_those_that_take_part() -> None:
+    """A pass that needs the pair is of no use to a modality alone."""
+    asked: list[AV[float]] = []
+
+    class Asked(ClassifierFree):
+        def passes(self, sigma: AV[float]) -> tuple[Pass, ...]:
+            asked.append(sigma)
+            return super().passes(sigma)
+
+    network = in_turn(Towards({"prompt": 0.4}))
+    sample(network, draw_noise(AV(audio=(1, 2, 3)), 0), ShiftedSchedule(), Euler(), Asked(AV(1.0, 1.0)), 2)
+    assert [sigma.modalities for sigma in asked] == [("audio",)] * 2
 
 
 def test_a_run_repeats_bit_for_bit_and_draws_nothing() -> None:

@@ -1,0 +1,127 @@
+"""A matrix on paper: its combinations, what identifies a cell, which cells share a training, what is refused."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from ablation_kit import MATRIX, ROOT, planned, write_files
+
+from ovikit.ablation.cells import arms_of
+from ovikit.ablation.matrix import load_matrix
+from ovikit.errors import UserError
+from ovikit.recipe.load import load_recipe
+
+TWO_AXES = MATRIX.replace(
+    "    none: {model.fusion: {type: none}}\n",
+    "    none: {model.fusion: {type: none}}\n"
+    "  solver:\n    unipc: {}\n    euler: {sampling.solver: {type: euler}, sampling.steps: 3}\n",
+)
+
+
+def test_every_combination_with_every_seed_is_a_cell_and_pairs_come_together(tmp_path: Path) -> None:
+    plan = planned(write_files(tmp_path, TWO_AXES))
+    assert [arm.label for arm in plan.arms] == ["ovi / unipc", "ovi / euler", "none / unipc", "none / euler"]
+    assert [cell.seed for cell in plan.cells] == [0, 0, 0, 0, 1, 1, 1, 1]
+    assert len({cell.digest for cell in plan.cells}) == 8
+
+
+def test_cells_that_differ_in_sampling_alone_share_a_training(tmp_path: Path) -> None:
+    plan = planned(write_files(tmp_path, TWO_AXES))
+    by_label = {(cell.arm.label, cell.seed): cell for cell in plan.cells}
+    assert by_label["ovi / unipc", 0].training == by_label["ovi / euler", 0].training
+    assert by_label["ovi / unipc", 0].training != by_label["none / unipc", 0].training
+    assert by_label["ovi / unipc", 0].training != by_label["ovi / unipc", 1].training
+    assert plan.trainings == 4
+
+
+def test_a_cell_is_the_recipe_with_its_seed_and_budget(tmp_path: Path) -> None:
+    cell = next(cell for cell in planned(write_files(tmp_path)).cells if cell.arm.label == "none" and cell.seed == 1)
+    training = cell.recipe.training
+    assert training is not None
+    assert (cell.recipe.model.fusion.type, cell.recipe.model.seed, training.seed) == ("none", 1, 1)
+    assert (training.trainer.max_steps, training.trainer.checkpoint_every_steps) == (4, 2)
+    assert cell.measured_at == (2, 4)
+    assert cell.recipe.sampling.seed == load_recipe(tmp_path / "base.yaml").sampling.seed  # paired by noise as well
+
+
+def test_what_a_matrix_is_called_changes_no_cell_and_what_is_measured_does(tmp_path: Path) -> None:
+    path = write_files(tmp_path)
+    plain = [cell.digest for cell in planned(path).cells]
+    assert plain == [cell.digest for cell in planned(path, "name=other", "question=Why?").cells]
+    assert set(plain).isdisjoint(cell.digest for cell in planned(path, "measurements=1").cells)
+    assert set(plain).isdisjoint(cell.digest for cell in planned(path, "budget.steps=6").cells)
+    write_files(tmp_path, suite="version: 1\nname: other\nprofile: p\nprompts: {type: toyworld-heldout, count: 3}\n"
+                "evaluators: [{type: toy-count}]\n")  # fmt: skip
+    assert set(plain).isdisjoint(cell.digest for cell in planned(path).cells)
+
+
+def test_an_arm_says_what_it_changes(tmp_path: Path) -> None:
+    arms = arms_of(load_matrix(write_files(tmp_path, TWO_AXES)))
+    assert arms[0].changes == ()
+    assert arms[3].changes == (
+        "model.fusion: ovi -> none", "sampling.solver: unipc -> euler", "sampling.steps: 2 -> 3",
+    )  # fmt: skip
+
+
+def test_an_arm_may_be_another_recipe(tmp_path: Path) -> None:
+    child = "extends: base.yaml\nname: child\nmodel: {positions: {type: native, theta: 20.0}}\n"
+    matrix = MATRIX.replace("none: {model.fusion: {type: none}}", "child: {recipe: child.yaml, sampling.steps: 3}")
+    arm = arms_of(load_matrix(write_files(tmp_path, matrix, child=child)))[1]
+    assert arm.recipe is not None
+    assert (arm.recipe.model.positions.type, arm.recipe.sampling.steps) == ("native", 3)
+    assert arm.changes == ("model.positions: scaled-audio -> native", "sampling.steps: 2 -> 3")
+
+
+def test_a_combination_that_is_no_recipe_is_told_and_the_others_go_on(tmp_path: Path) -> None:
+    matrix = MATRIX.replace("none: {model.fusion: {type: none}}", "bad: {model.fusion: {type: nonsense}}")
+    plan = planned(write_files(tmp_path, matrix))
+    assert "there is no fusion named 'nonsense'" in (plan.arms[1].refused or "")
+    assert [cell.arm.label for cell in plan.cells] == ["ovi", "ovi"]
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "told"),
+    [
+        ("ovi: {}", "ovi: {model.fusion.nonsense: 1}", "there is no such option"),  # the baseline has to be valid
+        ("{steps: 4}", "{steps: 4, seconds: 2.0}", "give either steps or seconds"),
+        ("{steps: 4}", "{steps: 5}", "5 steps are no multiple of 2 measurements"),
+        ("seeds: [0, 1]", "seeds: [0, 0]", "a seed is listed twice"),
+        ("seeds: [0, 1]", "seeds: []", "at least 1 item"),
+        ("base: base.yaml", "base: missing.yaml", "there is no such file"),
+        ("measurements: 2", "measurement: 2", "Did you mean 'measurements'?"),
+        ("    ovi: {}\n    none: {model.fusion: {type: none}}\n", "    {}\n", "axis 'fusion' has no arms"),
+        ("none: {model.fusion: {type: none}}", "none: {recipe: 3}", "should be the path of a recipe"),
+    ],
+)
+def test_mistakes_are_told(tmp_path: Path, old: str, new: str, told: str) -> None:
+    assert old in MATRIX
+    with pytest.raises(UserError, match=told.replace("?", r"\?")):
+        arms_of(load_matrix(write_files(tmp_path, MATRIX.replace(old, new))))
+
+
+def test_two_axes_must_not_set_one_path(tmp_path: Path) -> None:
+    matrix = TWO_AXES.replace("sampling.steps: 3", "model.fusion: {type: none}")
+    with pytest.raises(UserError, match=r"two axes set model\.fusion: none / euler"):
+        arms_of(load_matrix(write_files(tmp_path, matrix)))
+
+
+def test_a_recipe_is_no_matrix() -> None:
+    with pytest.raises(UserError, match="this is a recipe, and a matrix is wanted"):
+        load_matrix(ROOT / "recipes/ablations/base.yaml")
+
+
+MATRICES = sorted(set((ROOT / "recipes/ablations").glob("*.yaml")) - {ROOT / "recipes/ablations/base.yaml"})
+
+
+@pytest.mark.parametrize("path", MATRICES, ids=lambda path: path.stem)
+def test_every_matrix_of_the_project_is_valid(path: Path) -> None:
+    plan = planned(path)
+    assert [arm.refused for arm in plan.arms if arm.refused] == []
+    assert len(plan.matrix.seeds) >= 3
+    assert all(arm.changes for arm in plan.arms[1:])
+
+
+def test_matrices_of_the_project_share_their_baselines() -> None:
+    plans = [planned(path) for path in MATRICES]
+    assert len({plan.cells[0].training for plan in plans}) == 1
