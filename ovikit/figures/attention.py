@@ -157,7 +157,7 @@ class _Session:
             )
         tokens = self.grids().map(len)
         refuse_alike(tokens["audio"], tokens)
-        refuse_layers(self.sampling.guidance, model)
+        refuse_layers(self.sampling, model)
         check_weights(model, recipe, weights=self.source.weights, assets=self.source.assets)
         for codec in self.parts.codecs.values():
             if isinstance(codec, Checked):

@@ -157,7 +157,7 @@ class Plain:
         self.grids = AV.of({m: model.tower(m).grid(codec.grid()) for m, codec in parts.codecs.items()})
         codecs = SizedCodecs(parts.codecs, clip_spec(recipe))
         texts = TextCache().encode(parts.conditioner, [ITEM.prompt, ""])
-        job = Job(ITEM.id, ITEM.id, ITEM.prompt, ITEM.prompt, recipe.sampling.seed, Shape((64, 64)))
+        job = Job(ITEM.id, ITEM.id, ITEM.prompt, AV(ITEM.prompt, ITEM.prompt), recipe.sampling.seed, Shape((64, 64)))
         maker = ClipMaker(model, codecs, texts, self.sampling, torch.float32, drive=self._drive)
         latents = maker.latents([job], {})
         self.samples = AV.of({m: codecs.decoded(m, job, value) for m, value in latents.items()})

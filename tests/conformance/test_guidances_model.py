@@ -82,7 +82,7 @@ def clips(kit: tuple[JointModel, SizedCodecs, Texts], guidance: str, batched: bo
     asked = {m for run in passes_of(sampling, model.modalities) for m in run.anchored}
     anchors = {size: AV.of({m: codecs.anchor(m, size) for m in MODALITIES if m in asked})}
     maker = ClipMaker(model, codecs, texts, sampling, torch.float64, batched=batched, anchors=anchors)
-    jobs = [Job(str(i), str(i), text, text, i, Shape(size)) for i, text in enumerate(PROMPTS)]
+    jobs = [Job(str(i), str(i), text, AV(text, text), i, Shape(size)) for i, text in enumerate(PROMPTS)]
     return maker.latents(jobs, {})
 
 
