@@ -50,7 +50,7 @@ def trained(base: Path):
         model = build.build_model(recipe, build.build_codecs(recipe), build.build_conditioner(recipe))
         generator = torch.Generator().manual_seed(1)
         with torch.no_grad():  # what starts at zero would hide what lies before it from a single step
-            for name, parameter in model.named_parameters():
+            for parameter in model.parameters():
                 if parameter.abs().max() == 0 and parameter.ndim > 1:
                     parameter.normal_(std=0.1, generator=generator)
         return recipe, model, _one_step(recipe, model)
