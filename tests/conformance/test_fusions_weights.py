@@ -23,6 +23,7 @@ from fusions_kit import (
 from torch import Tensor
 
 from ovikit.networks.init import initialise
+from ovikit.types import AV
 
 RANK = 64
 
