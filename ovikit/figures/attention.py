@@ -167,7 +167,7 @@ class _Session:
         return AV.of({m: self.model.tower(m).grid(codec.grid()) for m, codec in self.parts.codecs.items()})
 
     def job(self, item: PromptItem) -> Job:
-        text = prepared_texts([item], self.parts.conditioner, self.shown.note)[0]
+        text = prepared_texts([item], self.parts.conditioner, self.shown.note, self.model.modalities)[0]
         form = self.codecs.form
         return Job(
             item.id, item.id, item.prompt, text, self.source.recipe.sampling.seed,
@@ -183,7 +183,8 @@ class _Session:
 
     def texts(self, job: Job) -> Texts:
         """The prompt and the negative prompts, encoded; the encoder is gone again."""
-        wanted = [job.text, *(self.sampling.negative.get(m) or "" for m in self.model.modalities)]
+        modalities = self.model.modalities
+        wanted = [*(job.text[m] for m in modalities), *(self.sampling.negative.get(m) or "" for m in modalities)]
         self.shown.phase("encoding the prompt", 0, "")
         return TextCache().encode(self.parts.conditioner, wanted, device=self.device)
 

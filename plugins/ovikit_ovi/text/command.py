@@ -53,14 +53,15 @@ def check_prompts(
     captions: Annotated[
         Literal["tags", "suffix"] | None,
         typer.Option(
-            help="Format of audio captions: <AUDCAP>...<ENDAUDCAP>, or 'Audio: ...' at the end. "
-            "Default: each prompt's own.",
+            help="Format of audio captions: <AUDCAP>...<ENDAUDCAP>, or 'Audio: ...' at the end; default: the prompt's.",
             show_default=False,
         ),
     ] = None,
     recipe: Annotated[
         Path | None,
-        typer.Option(metavar="RECIPE", help="Take the format from a recipe.", show_default=False),
+        typer.Option(
+            metavar="RECIPE", help="Take the format, and what each tower reads, from a recipe.", show_default=False
+        ),
     ] = None,
     separate: Annotated[
         bool,
@@ -88,21 +89,14 @@ def check_prompts(
 
     Example: ovikit prompt check --prompts prompts.csv --recipe recipes/reference/ovi-960x960-10s.yaml
     """
-    from rich.console import Console
-
-    if write is not None and write.suffix.lower() != ".csv":
-        raise UserError(f"prompts are written to .csv files, not to '{write.suffix}'", "--write")
-    if captions is not None and recipe is not None:
-        raise UserError("--captions and --recipe were both given", hint="a recipe says which format its model knows")
-    console = Console()
-    wide = console if console.is_terminal else Console(width=_WIDE)
+    _refuse_options(captions, recipe, write)
+    wide = _console()
     if recipe is not None and (apart := _parted(recipe, texts, prompts)) is not None:
-        _show_parted(wide, apart)
-        return
+        return _show_parted(wide, apart)
     config = _config(recipe)
     wanted = config.captions if recipe is not None else captions
-    towers = separate or config.prompts == "separate"
-    rows = _checked(_given(texts, prompts), wanted, _counter(weights, config), config.length, towers)
+    separate = separate or config.prompts == "separate"
+    rows = _checked(_given(texts, prompts), wanted, _counter(weights, config), config.length, separate)
     for row in rows:
         _show(wide, row, alone=prompts is None)
     if write is not None:
@@ -110,6 +104,22 @@ def check_prompts(
     wide.print(_summary(rows, wanted, write), soft_wrap=True)
     if any(row.checked.errors for row in rows):
         raise typer.Exit(1)
+
+
+def _console() -> Console:
+    """The terminal; or a file, in lines that are not too short for a prompt."""
+    from rich.console import Console
+
+    console = Console()
+    return console if console.is_terminal else Console(width=_WIDE)
+
+
+def _refuse_options(captions: Captions | None, recipe: Path | None, write: Path | None) -> None:
+    """UserError for options that do not go together."""
+    if write is not None and write.suffix.lower() != ".csv":
+        raise UserError(f"prompts are written to .csv files, not to '{write.suffix}'", "--write")
+    if captions is not None and recipe is not None:
+        raise UserError("--captions and --recipe were both given", hint="a recipe says which format its model knows")
 
 
 def _config(recipe: Path | None) -> Umt5Config:
