@@ -41,6 +41,7 @@ CHECKED = (
     "ovikit.networks.rotary",
     "ovikit.networks.stages",
     "ovikit.numerics.path",
+    "ovikit.testing.reference",
     "ovikit.types",
     "ovikit_ovi.audio.codec",
     "ovikit_ovi.audio.networks",
