@@ -197,7 +197,7 @@ class Inputs:
         """The same elsewhere, in a format; ``words``: that of the text, where it is another one."""
         return Inputs(
             self.latents.map(lambda x: x.to(device, dtype)),
-            self.sigma.map(lambda x: x.to(device, dtype)),
+            self.sigma.map(lambda x: x.to(device, torch.promote_types(dtype, torch.float32))),
             self.text.map(lambda t: t.to(device, words or dtype)),
         )
 

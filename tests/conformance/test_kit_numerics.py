@@ -1,8 +1,8 @@
-"""Every solver keeps the contract of its kind."""
+"""Every solver and guidance keeps the contract of its kind."""
 
 from __future__ import annotations
 
-from ovikit.testing import SolverContract
+from ovikit.testing import GuidanceContract, SolverContract
 
 
 class TestEuler(SolverContract):
@@ -20,3 +20,8 @@ class TestDpmPlusPlus2M(SolverContract):
 class TestUniPC(SolverContract):
     component = "unipc"
     order_within = 3  # its corrector adds one where the last step does not take it back
+
+
+class TestCfg(GuidanceContract):
+    component = "cfg"
+    options = {"skip_layers": [1]}  # noqa: RUF012
