@@ -15,7 +15,7 @@ from typer.core import TyperGroup
 from ovikit.errors import UserError
 
 _log = logging.getLogger("ovikit")
-COMMANDS = ("plugins", "recipe", "plan", "train", "generate", "evaluate", "demo")
+COMMANDS = ("plugins", "recipe", "plan", "train", "generate", "evaluate", "demo", "new")
 
 
 class _Group(TyperGroup):
