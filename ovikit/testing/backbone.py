@@ -202,6 +202,26 @@ class BackboneContract(Contract):
             assert off < _SAME, f"two spans of one {modality} level are {off:.2g} off from one span (by_span)"
             assert other > 1e-7, f"the {modality} tower does not see that its first step is clean"
 
+    def test_each_span_has_its_own_level(self) -> None:
+        """Tokens of a span are modulated by the level of that span, as if all tokens had it."""
+        for modality in self.modalities:
+            model = self.stirred(modality)
+            block, stream, tower = model.layers[0].block(modality), self._stream(model, modality), model.tower(modality)
+            total, cut = stream.tokens.shape[1], 3
+            low, high = torch.full((2, 1), 0.1).double(), torch.full((2, 1), 0.8).double()
+
+            def moved(
+                levels: Tensor, *spans: int, block: Any = block, tower: Any = tower, x: Any = stream.tokens
+            ) -> Tensor:
+                return block.feed_forward(x, block.modulation(tower.noise(levels, spans)))
+
+            both = moved(torch.cat((low, high), dim=1), cut, total - cut)
+            wanted = torch.cat((moved(low, total)[:, :cut], moved(high, total)[:, cut:]), dim=1)
+            off = apart(AV(both), AV(wanted))
+            assert off < _SAME, (
+                f"{modality} tokens of two levels are {off:.2g} off; modulate each span by its own (by_span)"
+            )
+
     def test_the_noise_level_and_the_text_are_read(self) -> None:
         """Another noise level and another prompt give another velocity."""
         for modality in self.modalities:

@@ -1,8 +1,16 @@
-"""Every solver and guidance keeps the contract of its kind."""
+"""Every solver, schedule, guidance, objective and attention keeps the contract of its kind."""
 
 from __future__ import annotations
 
-from ovikit.testing import GuidanceContract, SolverContract
+import torch
+
+from ovikit.testing import (
+    AttentionContract,
+    GuidanceContract,
+    ObjectiveContract,
+    ScheduleContract,
+    SolverContract,
+)
 
 
 class TestEuler(SolverContract):
@@ -22,6 +30,36 @@ class TestUniPC(SolverContract):
     order_within = 3  # its corrector adds one where the last step does not take it back
 
 
+class TestShifted(ScheduleContract):
+    component = "shifted"
+    options = {"audio_shift": 2.0}
+
+
+class TestShiftedToWholeTimesteps(ScheduleContract):
+    component = "shifted"
+    options = {"start": 0.999, "whole_timesteps": True}
+
+
+class TestShiftedTwice(ScheduleContract):
+    component = "shifted-twice"
+
+
 class TestCfg(GuidanceContract):
     component = "cfg"
-    options = {"skip_layers": [1]}  # noqa: RUF012
+    options = {"skip_layers": [1]}
+
+
+class TestFlowMatching(ObjectiveContract):
+    component = "flow-matching"
+
+
+class TestSdpa(AttentionContract):
+    component = "sdpa"
+
+
+class TestFlashAttention(AttentionContract):
+    component = "flash-attn"
+    requires = ("flash_attn",)
+    device = "cuda"
+    dtype = torch.bfloat16
+    tolerance = 3e-2

@@ -7,7 +7,7 @@ from ovikit.testing import PositionsContract
 
 class TestScaledAudio(PositionsContract):
     component = "scaled-audio"
-    options = {"ratio": 1 / 3}  # noqa: RUF012
+    options = {"ratio": 1 / 3}
     aligned = "start"
 
 
