@@ -46,6 +46,7 @@ CHECKED = (
     "ovikit.networks.rotary",
     "ovikit.networks.stages",
     "ovikit.numerics.path",
+    "ovikit.testing.reference",
     "ovikit.types",
     "ovikit_fusions.additive",
     "ovikit_fusions.asymmetric_window",

@@ -102,14 +102,14 @@ def _trained(recipe: Recipe, folder: Path, latents: Path, console: Console) -> d
         # Of the processor, all threads together, encoding included: less moved by what else the machine is doing.
         "training_cpu_seconds": None if resumed else round(time.process_time() - before_s, 2),
         "training_memory_gb": _peak_gb(),
-        "parameters": _parameters(began),
+        "parameters": parameters_of(began),
         "losses": [[int(row["step"]), float(row["loss"])] for row in rows],
     }
     atomic_write_json(told, cost)
     return cost
 
 
-def _parameters(recipe: Recipe) -> dict[str, int]:
+def parameters_of(recipe: Recipe) -> dict[str, int]:
     """Parameters of each part of the recipe's model, and of all."""
     codecs, conditioner = build.build_codecs(recipe), build.build_conditioner(recipe)
     counts = {"video": 0, "audio": 0, "fusion": 0}

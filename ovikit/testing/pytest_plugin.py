@@ -6,8 +6,20 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from ovikit.testing import CONTRACTS
+
 if TYPE_CHECKING:
     from ovikit.kernel.catalog import Catalog
+
+# A failing contract shows the values that it compared, as if it stood in the author's own test module.
+pytest.register_assert_rewrite(
+    "ovikit.testing.contract", *(f"ovikit.testing.{module}" for _, module in CONTRACTS.values())
+)
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Makes the one mark known that contracts carry."""
+    config.addinivalue_line("markers", "slow: takes seconds rather than moments")
 
 
 @pytest.fixture(scope="session")

@@ -13,9 +13,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ovikit.kernel.manager import installed_catalog
 from ovikit.networks.attention import sdpa
 from ovikit.networks.init import initialise
 from ovikit.networks.joint import JointModel
+from ovikit.networks.precision import FLOAT32
 from ovikit.numerics.guidance import NEGATIVE, PROMPT, ClassifierFree
 from ovikit.numerics.protocols import Guidance, Pass
 from ovikit.numerics.sample import sample
@@ -29,7 +31,6 @@ from ovikit.runtime.processes import Processes
 from ovikit.types import AV, Modality, Perturbation, Text, TokenGrid
 from ovikit_guidances.compose import compose
 from ovikit_guidances.options import Cfg, ModalityIsolating, Rescale, SyncCfg
-from ovikit_ovi.fusion import ovi_fusion
 from ovikit_ovi.positions import IndexPositions
 from ovikit_ovi.tower import OviTower
 
@@ -46,6 +47,7 @@ class Case:
     heads: int = 4
     modalities: tuple[Modality, ...] = BOTH
     fused: bool = True
+    fusion: str = "ovi"
     audio_depth: int = DEPTH
     options: Mapping[str, Any] = field(default_factory=dict)
 
@@ -81,6 +83,11 @@ CASES: dict[str, Case] = {
     "heads that do not divide": Case((3, 2, 10), 9, heads=5),
     "fewer heads than processes": Case((3, 2, 10), 9, heads=1),
     "a shallower audio tower": Case(audio_depth=DEPTH - 1),
+    "gated by the other's noise": Case((3, 4, 6), 9, fusion="gated-residual"),
+    "gated by noise beyond a share": Case(
+        (3, 4, 6), 9, fusion="gated-residual", options={"clean_steps": AV(video=2, audio=5)}
+    ),
+    "a bridge": Case((3, 2, 10), 9, fusion="bridge", options={"lengths": lengths(video=[11, 15], audio=[9, 4])}),
 }
 
 ALSO_IN_FLOAT32 = ("lengths that do not divide", "a clean first frame", "heads that do not divide")
@@ -100,7 +107,10 @@ def build(case: Case, spread: Spread = ONE_PROCESS, dtype: torch.dtype = torch.f
     depths = {"video": (3, DEPTH), "audio": (5, case.audio_depth)}
     towers = AV.of({m: OviTower(m, depths[m][0], 10, depth=depths[m][1], **options) for m in case.modalities})
     pair = AV(width, width), AV(case.heads, case.heads)
-    fusion = ovi_fusion(DEPTH, *pair, attend) if case.fused else [None] * DEPTH
+    component = installed_catalog().find("fusion", case.fusion if case.fused else "none").component
+    fusion = component.build(
+        component.config(), depth=DEPTH, width=pair[0], heads=pair[1], attend=attend, precision=FLOAT32
+    )
     model = JointModel(towers, fusion, IndexPositions(0.4), attend, spread.partition)
     generator = torch.Generator().manual_seed(0)
     initialise(model, generator)

@@ -73,6 +73,7 @@ def test_every_token_keeps_its_noise_level(spans: tuple[int, ...], processes: in
     shares = [cut_noise(noise, rank * share, share) for rank in range(processes)]
     assert all(sum(one.spans) == share and 0 not in one.spans[:1] for one in shares)
     assert torch.equal(torch.cat([by_token(one) for one in shares], dim=1)[:, :12], by_token(noise))
+    assert all(torch.equal(one.embedding[:, -1], noise.embedding[:, -1]) for one in shares), "the last level is lost"
 
 
 @pytest.mark.parametrize("processes", [2, 3, 4, 8])

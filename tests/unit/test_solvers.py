@@ -1,6 +1,6 @@
 """The solvers: order of convergence, exactness, explicit state, and both ends of the path.
 
-The known field is dx/dsigma = (1 + x^2) cos(3 sigma) / 2, whose solution is x = tan(c + sin(3 sigma) / 6).
+The field and its known curves are those of ``ovikit.testing.curves``, which the contract of solvers uses as well.
 """
 
 from __future__ import annotations
@@ -13,61 +13,19 @@ import pytest
 import torch
 from torch import Tensor
 
-from ovikit.numerics.protocols import Field, Solver
-from ovikit.numerics.schedule import ShiftedSchedule
+from ovikit.numerics.protocols import Solver
 from ovikit.numerics.solver.coefficients import scalar
 from ovikit.numerics.solver.dpmpp_2m import DpmPlusPlus2M
 from ovikit.numerics.solver.euler import Euler
 from ovikit.numerics.solver.heun import Heun
 from ovikit.numerics.solver.res_2s import Leg, Res2S
 from ovikit.numerics.solver.unipc import UniPC, corrector_weights
+from ovikit.testing.curves import known_field, observed_order, run, shifted, start
 from ovikit.types import AV
 
 SOLVERS: list[Solver[Any]] = [Euler(), Heun(), DpmPlusPlus2M(), UniPC(), Res2S()]
 each_solver = pytest.mark.parametrize("solver", SOLVERS, ids=lambda solver: type(solver).__name__)
-START = torch.linspace(-1, 1, 7, dtype=torch.float64)
-
-
-def known_field(x: AV[Tensor], sigma: AV[float]) -> AV[Tensor]:
-    return x.zip(sigma, lambda value, level: 0.5 * (1 + value**2) * math.cos(3 * level))
-
-
-def solution(start: Tensor, first: float, last: float) -> Tensor:
-    return torch.tan(torch.atan(start) + (math.sin(3 * last) - math.sin(3 * first)) / 6)
-
-
-def run(solver: Solver[Any], field: Field, x: AV[Tensor], levels: AV[list[float]]) -> AV[Tensor]:
-    state = solver.init(x)
-    steps = len(next(levels.values())) - 1
-    for i in range(steps):
-        sigma = AV.of({m: level[i] for m, level in levels.items()})
-        after = AV.of({m: level[i + 1] for m, level in levels.items()})
-        x, state = solver.step(field, x, sigma, after, state)
-    return x
-
-
-def even(first: float, last: float, steps: int) -> list[float]:
-    return [*(first + (last - first) * i / steps for i in range(steps)), last]
-
-
-def shifted(steps: int, shift: float = 5.0, start: float = 1.0) -> list[float]:
-    return ShiftedSchedule(shift, start=start).sigmas(steps)["video"].tolist()
-
-
-def observed_order(solver: Solver[Any], first: float, last: float) -> float:
-    """Minus the slope of log error over log steps, by least squares."""
-    steps = [64, 128, 256, 512]
-    errors = [
-        float(
-            (run(solver, known_field, AV(START), AV(even(first, last, n)))["video"] - solution(START, first, last))
-            .abs()
-            .max()
-        )
-        for n in steps
-    ]
-    x = torch.tensor(steps, dtype=torch.float64).log()
-    y = torch.tensor(errors, dtype=torch.float64).log()
-    return -float(((x - x.mean()) * (y - y.mean())).sum() / (x - x.mean()).square().sum())
+START = start()
 
 
 @each_solver
