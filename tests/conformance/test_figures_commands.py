@@ -242,7 +242,7 @@ def test_by_hand_from_the_blocks(weights: Path) -> None:
     sampling = build_sampling(made.recipe)
     texts = TextCache().encode(parts.conditioner, [ITEM.prompt, ""])
     codecs = SizedCodecs(parts.codecs, clip_spec(made.recipe))
-    job = Job(ITEM.id, ITEM.id, ITEM.prompt, ITEM.prompt, made.recipe.sampling.seed, Shape((64, 64)))
+    job = Job(ITEM.id, ITEM.id, ITEM.prompt, AV(ITEM.prompt, ITEM.prompt), made.recipe.sampling.seed, Shape((64, 64)))
     ClipMaker(model, codecs, texts, sampling, torch.float32).latents([job], {})
     with torch.no_grad():
         expected = _layer_by_hand(model, kept["streams"])
