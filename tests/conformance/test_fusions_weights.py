@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 import torch
 from fusions_kit import (
@@ -21,6 +23,7 @@ from fusions_kit import (
 from torch import Tensor
 
 from ovikit.networks.init import initialise
+from ovikit.types import AV
 
 RANK = 64
 
@@ -143,3 +146,14 @@ def test_from_nothing_the_gradient_reaches_what_is_zero(name: str) -> None:
     assert {key for key in moving if key.endswith(wanted)} == {
         key for key, _ in model.layers[0].named_parameters() if key.startswith("fusion.") and key.endswith(wanted)
     }
+
+
+def test_the_documentation_states_the_weights_at_the_released_size() -> None:
+    """The last column of the first table of docs/fusions.md, in millions."""
+    page = (Path(__file__).parents[2] / "docs" / "fusions.md").read_text(encoding="utf-8")
+    lines = [line.strip("| ").split(" | ") for line in page.splitlines() if line.endswith(" M |")]
+    told = {cells[0].strip("`"): int(cells[-1].removesuffix(" M")) for cells in lines}
+    with torch.device("meta"):
+        built = {name: fusion_of(name, Shape(AV(3072, 3072), AV(24, 24), AV(30, 30))) for name in MEETING}
+    found = {name: sum(p.numel() for layer in layers for p in layer.parameters()) for name, layers in built.items()}
+    assert told == {"none": 0} | {name: round(number / 1e6) for name, number in found.items()}
