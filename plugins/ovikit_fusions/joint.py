@@ -49,18 +49,15 @@ class JointLayer(nn.Module):
     def _self_stage(self, blocks: AV[Block], streams: AV[Stream], mods: AV[Any]) -> AV[Stream]:
         """The streams after the one attention. A stream that skips its self-attention gives back its own values, and so
         reads nothing of the other one; a modality that does not read attends over its own tokens as ever."""
-        turned = AV.of({m: _turned(blocks[m].self_heads(s.tokens, mods[m]), s) for m, s in streams.items()})
-        key, value, lengths = _all_keys(turned, streams)
         readers: list[Modality] = [m for m in self.exchange.readers if not streams[m].skip_self]
-        done = dict(streams.items())
+        done = {m: self_stage(blocks[m], s, mods[m], self.attend) for m, s in streams.items() if m not in readers}
         if readers:
+            turned = AV.of({m: _turned(blocks[m].self_heads(s.tokens, mods[m]), s) for m, s in streams.items()})
+            key, value, lengths = _all_keys(turned, streams)
             query = torch.cat([turned[m].query for m in readers], dim=1)
             parts = self.attend(query, key, value, lengths).split([turned[m].query.shape[1] for m in readers], dim=1)
             for m, attended in zip(readers, parts, strict=True):
                 done[m] = streams[m].with_tokens(blocks[m].self_merge(streams[m].tokens, attended, mods[m]))
-        for m, stream in streams.items():
-            if m not in readers:
-                done[m] = self_stage(blocks[m], stream, mods[m], self.attend)
         return AV.of(done)
 
 
