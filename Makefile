@@ -34,8 +34,8 @@ test: setup ## the fast tests: a few minutes
 	@echo "== the fast tests; make test-slow runs the rest"
 	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "not slow and not gpu" -n $(WORKERS) --dist worksteal $(PYTEST)
 
-test-slow: setup ## the tests that train models and fetch clips: about ten minutes
-	@$(BIN)/python -m pytest -m "slow and not gpu" $(PYTEST)
+test-slow: setup ## the tests that train models, install packages and fetch clips: about ten minutes
+	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "slow and not gpu" -n $(WORKERS) --dist loadfile $(PYTEST)
 
 lint: setup ## ruff and pyright
 	@$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/pyright

@@ -135,20 +135,26 @@ def _plan_table(plan: Plan, store: Store, expected: Mapping[str, Expectation]) -
     from ovikit.progress import clock
 
     table = Table(box=box.SIMPLE_HEAD, padding=(0, 1), pad_edge=False)
-    for name in ("arm", "what it changes", "seeds", "done", "steps", "evaluations a clip", "a cell takes"):
+    for name in ("arm", "what it changes", "seeds", "done", "steps", "ms a step", "evaluations a clip", "a cell takes"):
         table.add_column(name, justify="left" if name in ("arm", "what it changes") else "right")
     for i, arm in enumerate(plan.arms):
         changes = "\n".join(arm.changes) or ("the baseline" if i == 0 else "nothing")
         one = expected.get(arm.label)
         if one is None:
-            table.add_row(arm.label, "refused: see below", "0", "", "", "", "")
+            table.add_row(arm.label, "refused: see below", "0", *[""] * 5)
             continue
         cells = plan.of(arm)
         done = sum(store.state(cell) == "finished" for cell in cells)
         table.add_row(
-            arm.label, changes.replace("[", r"\["), str(len(cells)), str(done), f"{one.steps:,}", str(one.evaluations),
+            arm.label,
+            changes.replace("[", r"\["),
+            str(len(cells)),
+            str(done),
+            f"{one.steps:,}",
+            f"{1000 * one.training_seconds / one.steps:.0f}",
+            str(one.evaluations),
             clock(one.seconds),
-        )  # fmt: skip
+        )
     return table
 
 
