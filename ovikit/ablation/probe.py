@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
@@ -156,9 +157,15 @@ def expectation(matrix: Matrix, recipe: Recipe, pace: Pace, prompts: int) -> Exp
     return Expectation(steps, _STARTING_S + training + measuring, training, count)
 
 
-def expectations(matrix: Matrix, arms: list[Arm], kept: Path, shown: Callable[[str], None]) -> dict[str, Expectation]:
+def expectations(
+    matrix: Matrix, arms: list[Arm], kept: Path, threads: int, shown: Callable[[str], None]
+) -> dict[str, Expectation]:
     """What a cell of each valid arm takes, by its label. Paces are kept in a file: a budget in seconds means the same
-    steps whenever the matrix is run again."""
+    steps whenever the matrix is run again.
+
+    threads: that a cell computes with, unless OMP_NUM_THREADS says another number
+    """
+    torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", threads)))
 
     known: dict[str, Any] = json.loads(kept.read_text(encoding="utf-8")) if kept.is_file() else {}
     found: dict[str, Expectation] = {}

@@ -125,7 +125,7 @@ class Runner:
         atomic_write_json(folder / "request.json", asdict(request))
         (folder / "outcome.json").unlink(missing_ok=True)
         log = (folder / LOG).open("ab")
-        threads = str(max(1, (os.cpu_count() or 1) // self.jobs))
+        threads = str(threads_of(self.jobs))
         process = subprocess.Popen(
             [sys.executable, "-m", "ovikit.ablation.cell", str(folder / "request.json")],
             stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT, start_new_session=True,
@@ -179,6 +179,11 @@ class Runner:
         finally:
             for number, old in before.items():
                 signal.signal(number, old)
+
+
+def threads_of(jobs: int) -> int:
+    """How many threads a cell computes with, where the environment does not say."""
+    return max(1, (os.cpu_count() or 1) // jobs)
 
 
 def _data(cell: Cell) -> str:

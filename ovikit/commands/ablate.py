@@ -79,6 +79,7 @@ def _one(
 ) -> None:  # fmt: skip
     from ovikit.ablation.cells import plan_of
     from ovikit.ablation.probe import expectations
+    from ovikit.ablation.run import threads_of
     from ovikit.ablation.store import Store
 
     store = Store(out)
@@ -87,7 +88,9 @@ def _one(
     if not report or matrix.budget.steps is None:
         kept = store.matrix(matrix.name) / "paces.json"
         with console.status("timing") as status:
-            expected = expectations(matrix, list(arms), kept, lambda arm: status.update(f"timing {arm}"))
+            expected = expectations(
+                matrix, list(arms), kept, threads_of(jobs), lambda arm: status.update(f"timing {arm}")
+            )
         steps = {name: one.steps for name, one in expected.items()}
     plan = plan_of(matrix, arms, steps)
     if not report:

@@ -72,8 +72,8 @@ def _loads(command: list[str]) -> set[str]:
     "command",
     [
         ["plugins"], ["plugins", "show", "fusion/none"], ["recipe", "schema"], ["--help"], ["train", "--help"],
-        ["generate", "--help"], ["plan", "--help"], ["ablate", "--help"], ["figures", "--help"], ["figures", "rope-affinity", "--help"],
-        ["figures", "attention", "--help"],
+        ["generate", "--help"], ["plan", "--help"], ["figures", "--help"], ["figures", "rope-affinity", "--help"],
+        ["figures", "attention", "--help"], ["ablate", "--help"],
     ],
 )  # fmt: skip
 def test_a_command_that_builds_nothing_loads_no_torch(command: list[str]) -> None:

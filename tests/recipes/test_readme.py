@@ -76,7 +76,7 @@ def test_scripts_exist(line: str) -> None:
 
 @pytest.mark.parametrize("line", [line for line in lines_beginning("ovikit") if "path/to" not in line])
 def test_commands_run(line: str, place: Path) -> None:
-    """As written, but that training is two steps long and lies in a folder of its own, and matrices are only planned."""
+    """As written, but that training is two steps long and in a folder of its own, and matrices are only planned."""
     if line.startswith("ovikit train") and "clip.yaml" in line:
         pytest.skip("tests/recipes/test_clip_recipe.py runs it on real footage")
     if line.startswith("ovikit train"):
