@@ -6,7 +6,7 @@ STAMP := .venv/.installed
 WORKERS ?= 2
 PYTEST ?= -q
 
-.PHONY: help setup demo demo-controls test test-slow lint clean
+.PHONY: help setup demo demo-controls ablations test test-slow lint clean
 
 help: ## this list
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 16
@@ -26,6 +26,9 @@ demo: setup ## train a tiny Ovi, generate clips, evaluate them, write runs/demo/
 
 demo-controls: setup ## the same without fusion and with unscaled positions, for comparison
 	@$(BIN)/ovikit demo --controls
+
+ablations: setup ## run the matrices of docs/results/toyworld.md and write their reports: about two hours
+	@OMP_NUM_THREADS=1 $(BIN)/ovikit ablate $(filter-out %/base.yaml,$(wildcard recipes/ablations/*.yaml)) --jobs $(WORKERS)
 
 test: setup ## the fast tests: a few minutes
 	@echo "== the fast tests; make test-slow runs the rest"

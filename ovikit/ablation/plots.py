@@ -17,7 +17,7 @@ COLOURS = (
 )  # fmt: skip
 STYLES = ("-", "--", ":", "-.")
 INK = "#3b4048"
-_SPREAD = 1.02
+_SPREAD = 1.15
 """A cost that differs by less between the arms is no axis to draw along."""
 
 

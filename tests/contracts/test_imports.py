@@ -49,6 +49,7 @@ def test_the_import_contracts_know_every_plugin() -> None:
     [
         "ovikit.cli", "ovikit.builtins", "ovikit.kernel.manager", "ovikit.kernel.hookspecs", "ovikit.recipe.models",
         "ovikit.recipe.load", "ovikit.recipe.lock", "ovikit.recipe.schema", "ovikit.testing.pytest_plugin",
+        "ovikit.ablation.cells",
     ],
 )  # fmt: skip
 def test_it_imports_no_torch(module: str) -> None:
@@ -71,7 +72,7 @@ def _loads(command: list[str]) -> set[str]:
     "command",
     [
         ["plugins"], ["plugins", "show", "fusion/none"], ["recipe", "schema"], ["--help"], ["train", "--help"],
-        ["generate", "--help"], ["plan", "--help"], ["figures", "--help"], ["figures", "rope-affinity", "--help"],
+        ["generate", "--help"], ["plan", "--help"], ["ablate", "--help"], ["figures", "--help"], ["figures", "rope-affinity", "--help"],
         ["figures", "attention", "--help"],
     ],
 )  # fmt: skip

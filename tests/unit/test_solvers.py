@@ -20,7 +20,7 @@ from ovikit.numerics.solver.euler import Euler
 from ovikit.numerics.solver.heun import Heun
 from ovikit.numerics.solver.res_2s import Leg, Res2S
 from ovikit.numerics.solver.unipc import UniPC, corrector_weights
-from ovikit.testing.curves import known_field, observed_order, run, shifted, start
+from ovikit.testing.curves import known_field, observed_order, run, shifted, solution, start
 from ovikit.types import AV
 
 SOLVERS: list[Solver[Any]] = [Euler(), Heun(), DpmPlusPlus2M(), UniPC(), Res2S()]
