@@ -23,7 +23,12 @@ if TYPE_CHECKING:
 
 
 Checkpoint = Annotated[
-    Path | None, typer.Option(metavar="FILE", help="The network's weights; default: the run's.", show_default=False)
+    str | None,
+    typer.Option(
+        metavar="FILE",
+        help="The network's weights, or a training's checkpoint: a path, or a name in the run; default: the run's.",
+        show_default=False,
+    ),
 ]
 Weights = Annotated[
     Path | None,
@@ -45,8 +50,11 @@ Layers = Annotated[
 ]
 Seed = Annotated[int | None, typer.Option(min=0, max=2**62 - 1, show_default=False, help="Seed of the noise.")]
 OutFolder = Annotated[
-    Path | None, typer.Option(metavar="DIR", help="Folder of the figures; default: attention in the run's.")
+    Path | None,
+    typer.Option(metavar="DIR", help="Folder of the figures; default: attention in the run's, -NAME for a checkpoint."),
 ]
+
+_TRAINING = ".ckpt"
 
 
 def app_command(cli: typer.Typer) -> None:
@@ -150,14 +158,15 @@ def attention(
 
     require("matplotlib", extra="report")  # better told before the clip is made
     changes = [*(override or ()), *([] if seed is None else [f"sampling.seed={seed}"])]
-    found = find_weighted(source, changes, weights, checkpoint)
+    trained = None if checkpoint is None else _weights_at(source, checkpoint)
+    found = find_weighted(source, changes, weights, trained)
     item = given_prompts([prompt], found.recipe.sampling.seed)[0]
     console = Console(soft_wrap=True)
     with generation_progress(console) as shown:
         made, rows = record_attention(
             found, item, choose=chosen, step=step, layers=wanted, device=pick_device(device), watcher=shown
         )
-        folder = out or found.folder / "attention"
+        folder = out or found.folder / _folder_name(checkpoint, trained)
         picture, film = folder / f"{item.id}.png", folder / f"{item.id}.mp4"
         shown.phase("drawing", 0, "")
         draw_attention(made, rows, picture)
@@ -165,6 +174,24 @@ def attention(
     for line in attention_lines(made, rows):
         console.print(line, highlight=False, markup=False)
     console.print(f"{picture} and {film}", highlight=False, markup=False)
+
+
+def _weights_at(source: Path, checkpoint: str) -> Path:
+    """The file of weights that is meant: itself, or that of a training's checkpoint, which is written where it is not.
+
+    A name belongs to the run that is drawn; beside a recipe, a checkpoint to the run in whose folder it lies.
+    """
+    path = Path(checkpoint)
+    if path.suffix != _TRAINING and (path.is_file() or not source.is_dir()):
+        return path
+    from ovikit.training.checkpoints import weights_of_checkpoint
+
+    return weights_of_checkpoint(source if source.is_dir() else path.resolve().parent.parent, checkpoint)
+
+
+def _folder_name(checkpoint: str | None, trained: Path | None) -> str:
+    """What the folder is called by default: the figures of a training's checkpoint do not mix with the others."""
+    return "attention" if trained is None or trained == Path(checkpoint or "") else f"attention-{trained.stem}"
 
 
 def _choice(at: str | None, tokens: str | None) -> Choose:

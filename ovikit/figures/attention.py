@@ -76,10 +76,14 @@ def find_weighted(source: Path, overrides: Sequence[str], weights: Path | None, 
     if checkpoint is None:
         return find_source(source, overrides, weights)
     if checkpoint.suffix == _LIGHTNING:
-        hint = "give the folder of the run, which has the weights once training has ended, or a .safetensors file"
+        hint = "ovikit.training.checkpoints.weights_of_checkpoint gives the file with its weights"
         raise UserError("this is the state of a training, not a file of weights", str(checkpoint), hint)
     if not checkpoint.is_file():
-        raise UserError("no such weights file", str(checkpoint), "give a file; of a run, it is weights.safetensors")
+        raise UserError(
+            "no such weights file",
+            str(checkpoint),
+            "give a file; of a run, it is weights.safetensors or one of its checkpoints",
+        )
     if weights is not None and not weights.is_dir():
         raise UserError("--checkpoint and --weights both name the network's weights", hint="leave one of them out")
     found = find_source(source, overrides, checkpoint)

@@ -40,6 +40,17 @@ class Registered:
         return self.component.name
 
 
+@dataclass(frozen=True, slots=True)
+class NotLoaded:
+    """A plugin that is installed and not loaded, and why: a name that nobody knows may be one of its components."""
+
+    plugin: Plugin
+    reason: str
+
+    def __str__(self) -> str:
+        return f"{self.plugin}, {self.reason}"
+
+
 class PluginError(UserError):
     """A plugin that cannot be used: which one, its version, and why."""
 
@@ -76,10 +87,14 @@ def refuse_bad_component(kind: str, component: object, plugin: Plugin) -> Compon
 
 
 class Catalog:
-    """Components by kind and name. Nothing is active by being here: a recipe names what it uses."""
+    """Components by kind and name. Nothing is active by being here: a recipe names what it uses.
+
+    not_loaded: plugins whose components are not here, to be told of where a name is missing
+    """
 
     def __init__(self, registered: Iterable[Registered] = ()) -> None:
         self._by_kind: dict[str, dict[str, Registered]] = {kind: {} for kind in KINDS}
+        self.not_loaded: list[NotLoaded] = []
         for one in registered:
             self.add(one)
 
@@ -101,8 +116,15 @@ class Catalog:
             yield from (names[name] for name in sorted(names))
 
     def find(self, kind: str, name: str) -> Registered:
-        """The component of that kind and name. UnknownComponentError says what exists and what is closest."""
+        """The component of that kind and name.
+
+        UnknownComponentError says what exists, what is closest, and which plugins are not loaded.
+        """
         names = self._by_kind[kind]
         if name not in names:
-            raise UnknownComponentError(f"there is no {kind} named '{name}'; {suggestion(name, names)}")
+            told = f"there is no {kind} named '{name}'; {suggestion(name, names)}"
+            if self.not_loaded:
+                stop = "" if told.endswith("?") else "."
+                told += f"{stop} Not loaded: {'; '.join(map(str, self.not_loaded))}"
+            raise UnknownComponentError(told)
         return names[name]

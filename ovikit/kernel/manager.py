@@ -7,7 +7,9 @@ distributions shadow each other, and aborts a whole call when one implementation
 from __future__ import annotations
 
 import inspect
+import logging
 import os
+import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import cache
 from importlib.metadata import EntryPoint, entry_points
@@ -19,23 +21,29 @@ import typer
 
 from ovikit.errors import UserError
 from ovikit.kernel import hookspecs
-from ovikit.kernel.catalog import Catalog, Plugin, PluginError, Registered, refuse_bad_component, suggestion
+from ovikit.kernel.catalog import Catalog, NotLoaded, Plugin, PluginError, Registered, refuse_bad_component, suggestion
 from ovikit.kernel.events import Event
 from ovikit.kernel.kinds import KINDS
 from ovikit.layout import cache_folder
 
 GROUP = "ovikit"
 ONLY = "OVIKIT_PLUGINS"
+_log = logging.getLogger("ovikit")
 _RANKS = ("RANK", "LOCAL_RANK", "SLURM_PROCID")
 
 
 class Plugins:
-    """The plugins that loaded, what they registered, and what went wrong with the others."""
+    """The plugins that loaded, what they registered, and what went wrong with the others.
+
+    failures: of plugins that are broken
+    removed:  plugins whose package is gone, although an entry point still names it: what needs none of them works
+    """
 
     def __init__(self) -> None:
         self._hooks = _new_manager()
         self.loaded: dict[str, Plugin] = {}
         self.failures: list[PluginError] = []
+        self.removed: list[PluginError] = []
         self.catalog = Catalog()
 
     def add(self, plugin: Plugin, implementation: object) -> None:
@@ -48,6 +56,10 @@ class Plugins:
                 self._collect(kind, plugin)
         except PluginError as error:
             self.failures.append(error)
+
+    def leave(self, plugin: Plugin, reason: str) -> None:
+        """Notes a plugin that is not loaded, so that errors about missing names can tell of it."""
+        self.catalog.not_loaded.append(NotLoaded(plugin, reason))
 
     def _collect(self, kind: str, plugin: Plugin) -> None:
         for owner, call in self._implementations(KINDS[kind].hook):
@@ -65,20 +77,21 @@ class Plugins:
         """These plugins. PluginError listing everything that went wrong, if anything did."""
         if not self.failures:
             return self
-        hint = f"to go on without: {ONLY}={','.join(self._sound())}"
+        hint = f"to go on without: {self.sound()}"
         if len(self.failures) == 1:
             only = self.failures[0]
             raise PluginError(only.what, only.where, "\n  ".join(filter(None, (only.hint, hint))))
         listed = "\n".join(f"  {error.render()}" for error in self.failures)
         raise PluginError(f"{len(self.failures)} plugin errors\n{listed}", hint=hint)
 
-    def _sound(self) -> list[str]:
+    def sound(self) -> str:
+        """The setting of OVIKIT_PLUGINS that loads the plugins with which nothing is wrong."""
         blamed = {error.where for error in self.failures}
-        return [name for name, plugin in self.loaded.items() if str(plugin) not in blamed]
+        return f"{ONLY}={','.join(name for name, plugin in self.loaded.items() if str(plugin) not in blamed)}"
 
     def fire(self, event: Event) -> None:
         """Tells every observer, on rank 0 only. PluginError naming the observer that raised."""
-        if any(os.environ.get(name, "0") != "0" for name in _RANKS):
+        if not _first_rank():
             return
         for _, call in self._implementations(event.hook):
             call({"event": event})
@@ -114,6 +127,10 @@ class Plugins:
         for implementation in reversed(caller.get_hookimpls()):
             plugin = self.loaded[implementation.plugin_name]
             yield plugin, _guarded(plugin, hook, implementation)
+
+
+def _first_rank() -> bool:
+    return all(os.environ.get(name, "0") == "0" for name in _RANKS)
 
 
 def _guarded(plugin: Plugin, hook: str, implementation: pluggy.HookImpl) -> Callable[[Mapping[str, Any]], Any]:
@@ -182,29 +199,56 @@ def _closest(name: str) -> str:
 def load_plugins(found: Iterable[EntryPoint] | None = None, only: str | None = None) -> Plugins:
     """The plugins of the entry-point group ``ovikit``, or those that ``only`` (or OVIKIT_PLUGINS) names.
 
-    Nothing is raised for a broken plugin: see ``Plugins.failures`` and ``Plugins.checked``. UserError when
-    ``only`` names a plugin that is not installed.
+    Nothing is raised for a broken plugin: see ``Plugins.failures`` and ``Plugins.checked``. One whose package is gone
+    is an error only when ``only`` names it. UserError when ``only`` names a plugin that is not installed.
     """
     plugins = Plugins()
     by_name: dict[str, list[EntryPoint]] = {}
     for point in entry_points(group=GROUP) if found is None else found:
         by_name.setdefault(point.name, []).append(point)
-    wanted = _wanted(os.environ.get(ONLY, "") if only is None else only, by_name)
+    asked = os.environ.get(ONLY, "") if only is None else only
+    wanted = _wanted(asked, by_name)
     for name in wanted:
         owners = [_plugin_of(point) for point in by_name[name]]
         if len(owners) > 1:
             listed = " and ".join(f"{owner.distribution} {owner.version}" for owner in owners)
             plugins.failures.append(PluginError(f"two distributions have a plugin named '{name}': {listed}"))
             continue
-        try:
-            implementation = by_name[name][0].load()
-        except (Exception, SystemExit) as error:
-            failure = PluginError(f"it failed to import: {type(error).__name__}: {error}", str(owners[0]))
-            failure.__cause__ = error
-            plugins.failures.append(failure)
-            continue
-        plugins.add(owners[0], implementation)
+        _load(plugins, by_name[name][0], owners[0], named=bool(asked.strip(" ,")))
+    for name in sorted(by_name.keys() - set(wanted)):
+        plugins.leave(_plugin_of(by_name[name][0]), f"left out by {ONLY}")
     return plugins
+
+
+def _load(plugins: Plugins, point: EntryPoint, plugin: Plugin, named: bool) -> None:
+    """Imports a plugin and takes it in. named: it was asked for by name, so it is an error that it is gone."""
+    try:
+        implementation = point.load()
+    except (Exception, SystemExit) as error:
+        if not named and _removed(point, error):
+            gone = f"its package {_package(point)} is not there"
+            plugins.leave(plugin, gone)
+            plugins.removed.append(PluginError(gone, str(plugin)))
+            return
+        plugins.leave(plugin, "it failed to import")
+        failure = PluginError(f"it failed to import: {type(error).__name__}: {error}", str(plugin))
+        failure.__cause__ = error
+        plugins.failures.append(failure)
+        return
+    plugins.add(plugin, implementation)
+
+
+def _package(point: EntryPoint) -> str:
+    return point.module.partition(".")[0]
+
+
+def _removed(point: EntryPoint, error: BaseException) -> bool:
+    """Whether a plugin's package is not there at all, instead of broken."""
+    if not isinstance(error, ModuleNotFoundError) or not f"{point.module}.".startswith(f"{error.name}."):
+        return False
+    left = sys.modules.get(_package(point))
+    # A folder with nothing but compiled files in it imports as a namespace, which has no file of its own.
+    return left is None or left.__spec__ is None or left.__spec__.origin is None
 
 
 def _wanted(only: str, installed: Mapping[str, object]) -> list[str]:
@@ -225,8 +269,13 @@ def _plugin_of(point: EntryPoint) -> Plugin:
 
 @cache
 def installed_plugins() -> Plugins:
-    """The plugins of this process, loaded once."""
-    return load_plugins()
+    """The plugins of this process, loaded once; of those whose package is gone the user is told."""
+    plugins = load_plugins()
+    if plugins.removed and _first_rank():
+        hint = f"the others work; install it again, or hide this with {plugins.sound()}"
+        for one in plugins.removed:
+            _log.warning(PluginError(one.what, one.where, hint).render())
+    return plugins
 
 
 def installed_catalog() -> Catalog:

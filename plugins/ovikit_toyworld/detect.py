@@ -90,6 +90,8 @@ def colour_of(video: NDArray[np.uint8]) -> str | None:
     sparse = max(1, min(video.shape[1:3]) // 64)
     pixels = video[:, ::sparse, ::sparse].reshape(-1, 3).astype(np.int16)
     chroma = pixels.max(1) - pixels.min(1)
+    if not chroma.any():
+        return None
     bound = np.partition(chroma, -len(chroma) // 50)[-len(chroma) // 50]
     red, green, blue = pixels[chroma >= max(bound, 1)].mean(0) / 255.0
     x, y = red - 0.5 * (green + blue), np.sqrt(0.75) * (green - blue)

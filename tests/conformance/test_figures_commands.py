@@ -41,6 +41,8 @@ from ovikit.recipe.build import (
 )
 from ovikit.recipe.load import load_recipe
 from ovikit.runtime.passes import BoundNetwork
+from ovikit.training import run as runs
+from ovikit.training.checkpoints import checkpoint_weights
 from ovikit.types import AV, TokenGrid
 
 GOLDEN = Path("tests/parity/golden/rope_affinity.safetensors")
@@ -284,6 +286,53 @@ def test_the_command_writes_both_files(weights: Path, tmp_path: Path, capsys: py
     out = capsys.readouterr().out
     assert "token 3, at 0.11 s: most at" in out
     assert "token 12, at 0.40 s: most at" in out
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run of two steps of the small model, with a checkpoint of each."""
+    changes = (
+        "batch_size=2", "data.clips=4", "data.kinds=[flash]", "ema=null", "optimizer.warmup_steps=0",
+        "trainer.max_steps=2", "trainer.checkpoint_every_steps=1",
+    )  # fmt: skip
+    folder = tmp_path_factory.mktemp("trained") / "run"
+    # as long as any clip of the toy world needs
+    longer = [*SMALL, "clip.duration_s=2.0", *(f"training.{one}" for one in changes)]
+    runs.train(load_recipe(TINY, longer), folder)
+    return folder
+
+
+def test_the_command_draws_a_checkpoint_of_a_training(trained: Path, tmp_path: Path) -> None:
+    """By its name in the run, and by its path beside a recipe: the same picture, which is not that of the end."""
+    pytest.importorskip("matplotlib")
+    given = ("--prompt", ITEM.prompt, "--device", "cpu", "--tokens", "3", "-o", "sampling.steps=2")
+    assert run("attention", str(trained), "--checkpoint", "step-000001", *given) == 0
+    path = trained / "checkpoints/step-000001.ckpt"
+    kept, taken = checkpoint_weights(path), load_file(path.with_suffix(".safetensors"))
+    assert kept.keys() == taken.keys()
+    assert all(torch.equal(kept[name], taken[name]) for name in kept)
+    assert run("attention", str(trained), *given) == 0
+
+    lock = trained / "recipe.lock.yaml"
+    assert run("attention", str(lock), "--checkpoint", str(path), *given, "--out", str(tmp_path / "path")) == 0
+
+    def drawn(folder: Path) -> Any:
+        (picture,) = folder.glob("*.png")
+        return np.asarray(Image.open(picture).convert("RGB"), dtype=np.int16)
+
+    named = drawn(trained / "attention-step-000001")
+    assert np.array_equal(named, drawn(tmp_path / "path"))
+    assert not np.array_equal(named, drawn(trained / "attention"))
+
+
+def test_a_checkpoint_that_is_not_there_is_told(trained: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run("attention", str(trained), "--checkpoint", "step-7", "--prompt", "a ball") == 2
+    told = capsys.readouterr().err
+    assert f"error: {trained / 'checkpoints'}: this run has no checkpoint 'step-7'" in told
+    assert "there is last.ckpt, step-000001.ckpt, step-000002.ckpt" in told
+    elsewhere = trained / "checkpoints/a/b.ckpt"
+    assert run("attention", str(TINY), "--checkpoint", str(elsewhere), "--prompt", "a ball") == 2
+    assert "this is not the folder of a run" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

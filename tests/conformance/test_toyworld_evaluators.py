@@ -107,6 +107,15 @@ def test_what_cannot_be_judged_is_unscored_with_the_reason(clip: Clip, reason: s
         assert all(reason in each for each in refused)
 
 
+@pytest.mark.filterwarnings("error")
+def test_a_picture_without_colour_has_no_pitch_that_belongs_to_it() -> None:
+    grey = references()[0].video.float().mean(-1, keepdim=True).round().to(torch.uint8).expand(-1, -1, -1, 3)
+    found = EVALUATORS[1].features(changed(video=grey))
+    assert found["colour"] is None
+    assert EVALUATORS[1].score(found, found, PROMPTS[0]) == {"colour_pitch": Unscored("no coloured ball is seen")}
+    assert EVALUATORS[0].features(changed(video=grey))["visual_onsets_s"]  # what happens in it is seen all the same
+
+
 def test_a_picture_whose_events_have_no_sound_scores_zero() -> None:
     hum = 0.05 * torch.sin(torch.arange(32000) * 0.05)
     evaluator = ToyOnsets(0.1)

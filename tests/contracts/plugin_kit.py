@@ -34,7 +34,7 @@ class Shelf:
         (info / "entry_points.txt").write_text(f"[ovikit]\n{name} = {module}{entry}\n")
 
     def modules(self) -> Iterator[str]:
-        return (path.stem for path in self.folder.glob("plug_*.py"))
+        return (path.stem for path in self.folder.glob("plug_*"))
 
 
 def installed_plugin_names() -> set[str]:

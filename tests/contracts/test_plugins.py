@@ -5,12 +5,14 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from collections.abc import Iterator
 
 import pytest
 from plugin_kit import Shelf
 
 from ovikit.errors import UserError
-from ovikit.kernel.manager import Plugins, load_plugins
+from ovikit.kernel.catalog import UnknownComponentError
+from ovikit.kernel.manager import Plugins, installed_plugins, load_plugins
 
 FUSION = """
     @hookimpl
@@ -75,6 +77,91 @@ def test_several_failures_are_told_at_once(shelf: Shelf) -> None:
     with pytest.raises(UserError, match=r"2 plugin errors\n  plugin 'one' .*\n  plugin 'two' ") as caught:
         load("one", "two").checked()
     assert str(caught.value).endswith("to go on without: OVIKIT_PLUGINS=builtins")
+
+
+@pytest.fixture
+def removed(shelf: Shelf, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Plugin ``gone``, whose module was deleted; this process's plugins are found anew."""
+    shelf.put("gone", FUSION.format(name="plait"), version="0.3")
+    (shelf.folder / "plug_gone.py").unlink()
+    monkeypatch.delenv("OVIKIT_PLUGINS", raising=False)
+    installed_plugins.cache_clear()
+    yield
+    installed_plugins.cache_clear()
+
+
+def test_a_plugin_whose_package_is_gone_is_told_and_is_no_error(
+    removed: None, shelf: Shelf, caplog: pytest.LogCaptureFixture
+) -> None:
+    shelf.put("sound", FUSION.format(name="braid"))
+    found = installed_plugins()
+    assert "plugin 'gone' (dist-gone 0.3)" in [one.where for one in found.removed]
+    assert "braid" in found.checked().catalog.of("fusion")
+    assert installed_plugins() is found
+    told = [record.getMessage() for record in caplog.records if "'gone'" in record.getMessage()]
+    assert len(told) == 1  # once a process
+    assert told[0].startswith("plugin 'gone' (dist-gone 0.3): its package plug_gone is not there\n  the others work; ")
+    assert told[0].endswith(f"install it again, or hide this with OVIKIT_PLUGINS={','.join(found.loaded)}")
+
+
+def test_only_the_first_rank_tells_of_it(
+    removed: None, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setenv("RANK", "1")
+    assert installed_plugins().removed
+    assert caplog.records == []
+
+
+def test_a_plugin_whose_package_is_gone_is_an_error_where_it_is_asked_for(removed: None) -> None:
+    assert failure("gone") == (
+        "plugin 'gone' (dist-gone 0.3): it failed to import: ModuleNotFoundError: No module named 'plug_gone'"
+    )
+
+
+def test_a_folder_with_nothing_in_it_is_a_package_that_is_gone(shelf: Shelf, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Compiled files outlive the package that they were made from."""
+    monkeypatch.delenv("OVIKIT_PLUGINS", raising=False)
+    shelf.put("mine", FUSION.format(name="braid"), entry=".plugin")
+    (shelf.folder / "plug_mine.py").unlink()
+    (shelf.folder / "plug_mine" / "__pycache__").mkdir(parents=True)
+    assert "plugin 'mine' (dist-mine 1.0)" in [one.where for one in load_plugins().removed]
+
+
+def test_a_package_without_the_module_of_its_entry_point_is_broken(
+    shelf: Shelf, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("OVIKIT_PLUGINS", raising=False)
+    shelf.put("mine", FUSION.format(name="braid"), entry=".plugn")
+    (told,) = load_plugins().failures
+    assert told.where == "plugin 'mine' (dist-mine 1.0)"
+    assert "it failed to import: ModuleNotFoundError: No module named 'plug_mine.plugn'" in told.what
+
+
+def test_a_missing_name_tells_which_plugins_are_not_loaded(shelf: Shelf, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("OVIKIT_PLUGINS", raising=False)
+    shelf.put("gone", FUSION.format(name="plait"), version="0.3")
+    (shelf.folder / "plug_gone.py").unlink()
+    shelf.put("broken", "1 / 0")
+    shelf.put("left", FUSION.format(name="braid"), version="2.0")
+
+    def told(plugins: Plugins, name: str) -> str:
+        with pytest.raises(UnknownComponentError) as caught:
+            plugins.catalog.find("fusion", name)
+        return caught.value.what
+
+    assert "Not loaded: " in (whole := told(load_plugins(), "plait"))
+    assert "plugin 'gone' (dist-gone 0.3), its package plug_gone is not there" in whole
+    assert "plugin 'broken' (dist-broken 1.0), it failed to import" in whole
+    assert "'left'" not in whole
+    listed = told(load("broken"), "nono")
+    assert "there are: none. Did you mean 'none'? Not loaded: plugin 'broken' (dist-broken 1.0), it failed" in listed
+    assert "; plugin 'left' (dist-left 2.0), left out by OVIKIT_PLUGINS" in listed
+
+
+def test_nothing_is_added_where_every_plugin_is_loaded() -> None:
+    plugins = Plugins()
+    with pytest.raises(UnknownComponentError, match=r"^there is no fusion named 'braid'; there are none$"):
+        plugins.catalog.find("fusion", "braid")
 
 
 def test_duplicate_component_names_name_both_plugins(shelf: Shelf) -> None:
