@@ -31,6 +31,7 @@ def write_report(table: Table, folder: Path, command: str) -> Path:
     html = environment.get_template(TEMPLATE).render(
         table=table, head=head(table), rows=[(row, cells(table, row)) for row in table.rows], plots=relative,
         command=command, notes=notes(table), versions=versions(), failures=failures(table),
+        earlier_head=earlier_head(table), earlier=[earlier_cells(table, row) for row in table.rows],
     )  # fmt: skip
     atomic_write_text(folder / "report.html", html)
     return folder / "report.html"
@@ -73,18 +74,34 @@ def _decimals(metric: Metric, value: float) -> str:
     return f"{value:.1f}" if metric.unit else f"{value:.3f}"
 
 
-def _value(row: Row, metric: Metric) -> str:
+def earlier_head(table: Table) -> list[str]:
+    """The headings of the table of earlier points; empty where cells were measured at their end only."""
+    name = table.metrics[0].name
+    steps = [(f"{name} at {step:,}", "difference, paired", "") for step in table.earlier]
+    return ["arm", *(one for three in steps for one in three)] if steps else []
+
+
+def earlier_cells(table: Table, row: Row) -> list[str]:
+    """The first metric of an arm at the points before its end, each with its difference from the baseline."""
+    first, found = table.metrics[0], [row.arm.label]
+    for point in range(len(table.earlier)):
+        verdict = "baseline" if row is table.baseline else table.verdict(row, first, point)
+        found += [_value(row, first, point), _difference(row, first, point), verdict]
+    return found
+
+
+def _value(row: Row, metric: Metric, point: int = -1) -> str:
     """A metric with half the width of its interval."""
-    last = row.last(metric.name)
-    found = None if last is None else last.estimate
+    points = row.curves[metric.name]
+    found = points[point].estimate if points else None
     if found is None:
         return NOTHING
     half = "" if found.half is None else f" ± {_decimals(metric, found.half)}"
     return f"{_decimals(metric, found.mean)}{half}"
 
 
-def _difference(row: Row, metric: Metric) -> str:
-    found = row.differences.get(metric.name)
+def _difference(row: Row, metric: Metric, point: int = -1) -> str:
+    found = row.difference(metric.name, point)
     if found is None:
         return ""
     mean = _signed(metric, found.mean)
@@ -144,6 +161,8 @@ def markdown(table: Table, plots: list[tuple[str, str]], command: str) -> str:
     lines = [f"# {matrix.name}", ""]
     lines += [matrix.question, ""] if matrix.question else []
     lines += [f"`{command}`", "", *markdown_table(table), ""]
+    if names := earlier_head(table):
+        lines += ["On the way:", "", *_table(names, [earlier_cells(table, row) for row in table.rows]), ""]
     lines += [f"- {one}" for one in notes(table)]
     if told := failures(table):
         lines += ["", "Not in the table:", "", *(f"- {one}" for one in told)]
@@ -158,7 +177,9 @@ def markdown(table: Table, plots: list[tuple[str, str]], command: str) -> str:
 
 def markdown_table(table: Table) -> list[str]:
     """The lines of the table; the columns of numbers are aligned to the right."""
-    names = head(table)
-    rule = "|---|" + "|".join("---" if name in ("", "arm") else "---:" for name in names[1:]) + "|"
-    rows = ["| " + " | ".join(cells(table, row)) + " |" for row in table.rows]
-    return ["| " + " | ".join(names) + " |", rule, *rows]
+    return _table(head(table), [cells(table, row) for row in table.rows])
+
+
+def _table(names: list[str], rows: list[list[str]]) -> list[str]:
+    rule = "|---|" + "|".join("---" if not name else "---:" for name in names[1:]) + "|"
+    return ["| " + " | ".join(names) + " |", rule, *("| " + " | ".join(row) + " |" for row in rows)]

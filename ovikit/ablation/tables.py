@@ -54,7 +54,8 @@ class Row:
     """One arm.
 
     curves:      by metric, its points in the order of the steps
-    differences: by metric, this arm minus the baseline, paired by seed; empty for the baseline
+    differences: by metric, at each point, this arm minus the baseline, paired by seed; None where no seed has both;
+                 empty for the baseline
     anchors:     by metric, (chance, ceiling), means over the seeds; None where the suite has none
     costs:       means over the seeds, by the names of COSTS
     parameters:  of each part of the model, and of all
@@ -67,7 +68,7 @@ class Row:
     steps: int
     seeds: tuple[int, ...]
     curves: Mapping[str, tuple[Point, ...]]
-    differences: Mapping[str, Estimate]
+    differences: Mapping[str, tuple[Estimate | None, ...]]
     anchors: Mapping[str, tuple[float | None, float | None]]
     costs: Mapping[str, float]
     parameters: Mapping[str, int]
@@ -79,6 +80,11 @@ class Row:
         """A metric at the end of the budget; None where no cell is finished."""
         points = self.curves.get(metric, ())
         return points[-1] if points and points[-1].values else None
+
+    def difference(self, metric: str, point: int = -1) -> Estimate | None:
+        """The paired difference from the baseline at a point, by default the end of the budget."""
+        found = self.differences.get(metric, ())
+        return found[point] if found else None
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,9 +101,15 @@ class Table:
     def baseline(self) -> Row:
         return self.rows[0]
 
-    def verdict(self, row: Row, metric: Metric) -> str:
-        """What the interval of a row's difference says, in words."""
-        found = row.differences.get(metric.name)
+    @property
+    def earlier(self) -> tuple[int, ...]:
+        """The steps at which cells were measured before their end, where all arms have the same."""
+        steps = {tuple(point.step for point in row.curves[self.metrics[0].name]) for row in self.rows} - {()}
+        return steps.pop()[:-1] if len(steps) == 1 else ()
+
+    def verdict(self, row: Row, metric: Metric, point: int = -1) -> str:
+        """What the interval of a row's difference says, in words; by default at the end of the budget."""
+        found = row.difference(metric.name, point)
         if found is None:
             return ""
         bound = self.plan.matrix.equivalence
@@ -175,18 +187,19 @@ def _curve(done: Mapping[int, Any], name: str) -> tuple[Point, ...]:
     )
 
 
-def _differences(curves: Mapping[str, tuple[Point, ...]], baseline: Row) -> dict[str, Estimate]:
-    """Of each metric at the end, paired by seed: what a seed does to both arms cancels."""
-    found: dict[str, Estimate] = {}
-    for name, points in curves.items():
-        there = baseline.last(name)
-        if not points or there is None:
-            continue
-        mine = points[-1].values
-        pairs = [mine[seed] - there.values[seed] for seed in mine if seed in there.values]
-        if pairs:
-            found[name] = estimate(pairs)
-    return found
+def _differences(
+    curves: Mapping[str, tuple[Point, ...]], baseline: Row
+) -> dict[str, tuple[Estimate | None, ...]]:  # fmt: skip
+    """Of each metric at each point, paired by seed: what a seed does to both arms cancels."""
+
+    def paired(mine: Mapping[int, float], there: Mapping[int, float]) -> Estimate | None:
+        pairs = [mine[seed] - there[seed] for seed in mine if seed in there]
+        return estimate(pairs) if pairs else None
+
+    return {
+        name: tuple(paired(one.values, other.values) for one, other in zip(points, baseline.curves[name], strict=False))
+        for name, points in curves.items()
+    }
 
 
 def _anchors(done: Mapping[int, Any], name: str) -> tuple[float | None, float | None]:
@@ -235,7 +248,7 @@ def summary_csv(table: Table) -> str:
         costs = [_cell(row.costs.get(name)) for name in COSTS]
         counts = [row.parameters.get("all", ""), row.parameters.get("fusion", "")]
         for metric in table.metrics:
-            last, change = row.last(metric.name), row.differences.get(metric.name)
+            last, change = row.last(metric.name), row.difference(metric.name)
             value = None if last is None else last.estimate
             numbers = [*_bounds(value), *map(_cell, row.anchors[metric.name]), *_bounds(change)]
             told = [table.verdict(row, metric), *costs, *counts]

@@ -10,7 +10,7 @@ import pytest
 from ablation_kit import MATRIX, planned, write_files
 
 from ovikit.ablation.cells import Cell, Plan
-from ovikit.ablation.report import cells, failures, head, write_report
+from ovikit.ablation.report import cells, earlier_cells, earlier_head, failures, head, write_report
 from ovikit.ablation.statistics import estimate
 from ovikit.ablation.store import Store
 from ovikit.ablation.tables import table_of
@@ -54,11 +54,22 @@ def run(tmp_path: Path) -> tuple[Plan, Store]:
 def test_differences_are_paired_by_seed(run: tuple[Plan, Store]) -> None:
     table = table_of(*run)
     pairs = [a - b for a, b in zip(SCORES["none"], SCORES["ovi"], strict=True)]
-    assert table.rows[1].differences["count_heard"] == estimate(pairs)
+    assert table.rows[1].difference("count_heard") == estimate(pairs)
     # The seeds differ by 0.2 and the pairs by 0.02: without pairing, nothing could be told.
     assert table.verdict(table.rows[1], table.metrics[0]) == "worse"
     assert not estimate(SCORES["ovi"]).excludes_zero or estimate(SCORES["ovi"]).half > 0.2  # type: ignore[operator]
-    assert table.baseline.differences == {}
+    assert table.baseline.difference("count_heard") is None
+
+
+def test_differences_on_the_way_are_told_too(run: tuple[Plan, Store]) -> None:
+    table = table_of(*run)
+    pairs = [0.5 * (a - b) for a, b in zip(SCORES["none"], SCORES["ovi"], strict=True)]
+    assert table.earlier == (2,)
+    found = table.rows[1].difference("count_heard", 0)
+    assert found is not None
+    assert found.mean == pytest.approx(estimate(pairs).mean)
+    assert earlier_head(table) == ["arm", "count_heard at 2", "difference, paired", ""]
+    assert earlier_cells(table, table.rows[1])[2:] == ["−0.148 [−0.163, −0.134]", "worse"]
 
 
 def test_what_the_seeds_cannot_tell_apart_is_said(run: tuple[Plan, Store]) -> None:
@@ -90,7 +101,9 @@ def test_failed_and_missing_cells_are_listed_and_pairs_are_those_that_are_there(
     store.write(of_none[1], "failed", {"reason": "the loss is not finite at step 3"})
     (store.cell(of_none[2]) / "cell.json").unlink()
     table = table_of(plan, store)
-    assert table.rows[1].differences["count_heard"].seeds == 1
+    found = table.rows[1].difference("count_heard")
+    assert found is not None
+    assert found.seeds == 1
     assert failures(table) == [
         "none seed 1: failed: the loss is not finite at step 3", "none: seed 2 is not finished",
     ]  # fmt: skip
@@ -103,7 +116,7 @@ def test_a_metric_that_could_not_be_scored_is_no_number(run: tuple[Plan, Store])
         record(store, cell, None)
     table = table_of(plan, store)
     assert table.rows[1].last("count_heard") is None
-    assert "count_heard" not in table.rows[1].differences
+    assert table.rows[1].difference("count_heard") is None
     assert cells(table, table.rows[1])[1] == "–"
 
 
