@@ -85,3 +85,25 @@ def sha256_of(path: Path | str, progress: Callable[[int, int], None] | None = No
             done += len(chunk)
             progress(done, size)
         return digest.hexdigest()
+
+
+@contextmanager
+def alone_in(folder: Path) -> Iterator[None]:
+    """Keeps other processes out of a folder that is worked in, which is made if need be, as long as this one lives.
+
+    UserError where another process is at work in it. Systems without ``flock`` have no such guard.
+    """
+    try:
+        import fcntl
+    except ImportError:
+        yield
+        return
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / ".lock").open("w") as handle:
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise UserError(
+                "another process is at work in this folder", str(folder), "wait for it, or end it"
+            ) from None
+        yield

@@ -20,7 +20,7 @@ from ovikit.ablation.store import checkpoint_name
 from ovikit.errors import UserError
 from ovikit.evaluation.results import Results, read_results, write_results
 from ovikit.evaluation.runner import build_bench, evaluate
-from ovikit.files import atomic_write_json
+from ovikit.files import alone_in, atomic_write_json
 from ovikit.generate.run import generate
 from ovikit.generate.source import Source
 from ovikit.layout import CHECKPOINTS, LAST_CHECKPOINT, LOCK, METRICS, WEIGHTS, read_metrics
@@ -87,6 +87,7 @@ def _trained(recipe: Recipe, folder: Path, latents: Path, console: Console) -> d
         return json.loads(told.read_text(encoding="utf-8"))
     from ovikit.training.run import train  # Lightning takes seconds to import
 
+    was_finished = (folder / WEIGHTS).is_file()
     lock = folder / LOCK
     # Cells that differ in sampling share a training: it goes by the recipe of the one that began it.
     began = load_recipe(lock) if lock.is_file() else recipe
@@ -100,8 +101,8 @@ def _trained(recipe: Recipe, folder: Path, latents: Path, console: Console) -> d
         "training_steps": done.step,
         "training_seconds": round(seconds, 2),
         # Of the processor, all threads together, encoding included: less moved by what else the machine is doing.
-        "training_cpu_seconds": None if resumed else round(time.process_time() - before_s, 2),
-        "training_memory_gb": _peak_gb(),
+        "training_cpu_seconds": None if resumed or was_finished else round(time.process_time() - before_s, 2),
+        "training_memory_gb": None if was_finished else _peak_gb(),
         "parameters": parameters_of(began),
         "losses": [[int(row["step"]), float(row["loss"])] for row in rows],
     }
@@ -118,12 +119,12 @@ def parameters_of(recipe: Recipe) -> dict[str, int]:
     return {**counts, "all": sum(counts.values())}
 
 
-def _measured(recipe: Recipe, request: Request, point: int, console: Console) -> tuple[Results, float]:
+def _measured(recipe: Recipe, request: Request, point: int, console: Console) -> tuple[Results, float | None]:
     """The results at one point, and the seconds that a clip's denoising took there. What is measured is kept."""
     home, training = Path(request.cell) / f"step-{point:06d}", Path(request.training)
     told, timed = home / "results.json", home / "seconds.json"
-    if told.is_file() and timed.is_file():
-        return read_results(told), float(json.loads(timed.read_text())["denoising_per_clip"])
+    if told.is_file():
+        return read_results(told), _seconds_per_clip(timed)
     last = point == request.points[-1]
     weights = training / WEIGHTS if last else weights_of_checkpoint(training, checkpoint_name(point))
     suite = load_suite(request.suite)
@@ -133,12 +134,18 @@ def _measured(recipe: Recipe, request: Request, point: int, console: Console) ->
         Source(recipe, weights, home, build.find_assets()), bench.items, home / "clips", batch_size=BATCH,
         overwrite=True, device="cpu",
     )  # fmt: skip
+    if made.made:  # clips of an interrupted process lie there already, with the seconds that they took
+        seconds = made.phases.get("denoising", 0.0) / len(made.made)
+        atomic_write_json(timed, {"denoising_per_clip": seconds, "clips": len(made.made)})
     results = evaluate(suite, recipe, home / "clips", Path(request.truth))
     console.print(f"measured at step {point} in {time.monotonic() - began:.0f} s", highlight=False)
-    seconds = made.phases.get("denoising", 0.0) / max(1, len(made.made))
-    atomic_write_json(timed, {"denoising_per_clip": seconds, "clips": len(made.made)})
     write_results(results, told)
-    return results, seconds
+    return results, _seconds_per_clip(timed)
+
+
+def _seconds_per_clip(path: Path) -> float | None:
+    """What denoising a clip took, where that was written down."""
+    return float(json.loads(path.read_text())["denoising_per_clip"]) if path.is_file() else None
 
 
 def _numbers(results: Results, name: str) -> dict[str, Any]:
@@ -159,10 +166,10 @@ def _told(results: Results) -> dict[str, Any]:
     } | {"": {"prompts": results.prompts, "profile": results.profile}}
 
 
-def _sampling_cost(recipe: Recipe, seconds: float) -> dict[str, Any]:
+def _sampling_cost(recipe: Recipe, seconds: float | None) -> dict[str, Any]:
     parts = build.build_sampling(recipe)
     count = count_evaluations(parts.schedule, parts.solver, parts.guidance, parts.steps, recipe.model.modalities)
-    return {"evaluations_per_clip": count, "seconds_per_clip": round(seconds, 4)}
+    return {"evaluations_per_clip": count, "seconds_per_clip": None if seconds is None else round(seconds, 4)}
 
 
 def _peak_gb() -> float:
@@ -178,7 +185,8 @@ def main(arguments: Sequence[str]) -> int:
     request = Request(**{**asked, "points": tuple(asked["points"])})
     console = Console(soft_wrap=True)
     try:
-        outcome = run_cell(request, console)
+        with alone_in(Path(request.cell)), alone_in(Path(request.training)):
+            outcome = run_cell(request, console)
     except UserError as error:
         console.print(f"error: {error.render()}", highlight=False, markup=False)
         return 2

@@ -72,9 +72,7 @@ def arms_of(matrix: Matrix) -> list[Arm]:
         overrides = tuple(f"{where}={json.dumps(value)}" for where, value in changes.items())
         recipe, refused, told = None, None, ()
         try:
-            recipe = load_recipe(path, overrides)
-            if recipe.training is None:
-                raise UserError(f"recipe '{recipe.name}' has no training section", str(path))
+            recipe = _comparable(path, changes, load_recipe(path, overrides))
             if found and (first := found[0].recipe) is not None:
                 told = tuple(_told(one.path, one.old, one.new) for one in recipe_differences(first, recipe))
         except UserError as error:
@@ -84,6 +82,29 @@ def arms_of(matrix: Matrix) -> list[Arm]:
         told = tuple(one for one in told if not one.startswith("name:"))
         found.append(Arm(chosen, path, overrides, recipe, refused, told))
     return found
+
+
+def _comparable(path: Path, changes: Mapping[str, Any], recipe: Recipe) -> Recipe:
+    """The recipe. UserError where it cannot be a cell's."""
+    if recipe.training is None:
+        raise UserError(f"recipe '{recipe.name}' has no training section", str(path))
+    for where in changes:
+        if where.split(".")[0] in ("runtime", "evaluation", "name"):
+            raise UserError("it is no part of what a recipe's numbers depend on, so there is nothing to compare", where)
+    return recipe
+
+
+def training_digest(recipe: Recipe) -> str:
+    """Of what a recipe's weights depend on, and how long they take to learn: neither its name, nor its sampling, nor
+    how often it is saved on the way."""
+    data = _nameless(recipe)
+    return digest_of({key: value for key, value in data.items() if key != "sampling"})
+
+
+def _nameless(recipe: Recipe) -> dict[str, Any]:
+    data = recipe.to_dict()
+    del data["name"], data["training"]["trainer"]["checkpoint_every_steps"]  # neither changes a number
+    return data
 
 
 def _told(path: str, old: Any, new: Any) -> str:
@@ -117,12 +138,10 @@ def _cell(arm: Arm, seed: int, points: Sequence[int], suite: Path, measured: Sui
         f"training.trainer.checkpoint_every_steps={points[0]}",
     )
     recipe = load_recipe(arm.path, (*arm.overrides, *fixed))
-    data = recipe.to_dict()
-    del data["name"], data["training"]["trainer"]["checkpoint_every_steps"]  # neither changes a number
-    training = digest_of({key: value for key, value in data.items() if key != "sampling"})
-    whole = {"format": _FORMAT, "recipe": digest_of(data), "suite": measured.digest, "points": list(points)}
+    told = digest_of(_nameless(recipe))
+    whole = {"format": _FORMAT, "recipe": told, "suite": measured.digest, "points": list(points)}
     digest = hashlib.sha256(json.dumps(whole, sort_keys=True).encode()).hexdigest()
-    return Cell(arm, seed, recipe, suite, tuple(points), digest[:_SHORT], training[:_SHORT])
+    return Cell(arm, seed, recipe, suite, tuple(points), digest[:_SHORT], training_digest(recipe)[:_SHORT])
 
 
 @dataclass(frozen=True, slots=True)
@@ -143,8 +162,13 @@ class Plan:
 
 
 def plan_of(matrix: Matrix, arms: Sequence[Arm], steps: Mapping[str, int]) -> Plan:
-    """The plan of a matrix. steps: of each valid arm, by its label."""
+    """The plan of a matrix. steps: of each valid arm, by its label. UserError where its arms are measured by different
+    suites."""
     by_arm = [cells_of(matrix, arm, steps[arm.label]) for arm in arms if arm.recipe is not None]
+    if len({load_suite(cells[0].suite).digest for cells in by_arm}) > 1:
+        raise UserError(
+            "its recipes name different suites, whose numbers cannot be compared", str(matrix.source), "set suite in it"
+        )
     by_seed = [cells[i] for i in range(len(matrix.seeds)) for cells in by_arm]
     return Plan(matrix, tuple(arms), tuple(by_seed))
 

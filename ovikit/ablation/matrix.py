@@ -114,11 +114,17 @@ class Matrix(Document):
                     else:
                         self._refuse(path in changes, chosen, f"two axes set {path}")
                         changes[path] = value
-            yield chosen, self.folder / recipe, changes
+            # A slot comes before its options, whichever axis names which: it would take the options away again.
+            yield chosen, self.folder / recipe, {path: changes[path] for path in sorted(changes, key=_depth)}
 
     def _refuse(self, wrong: bool, chosen: Mapping[str, str], why: str) -> None:
         if wrong:
             raise RecipeError([Problem(("axes",), f"{why}: {label(chosen)}", _place(self))])
+
+
+def _depth(path: str) -> float:
+    """How deep a path lies; the type of a slot comes before its other options."""
+    return path.count(".") - (0.5 if path.endswith(".type") else 0.0)
 
 
 def label(chosen: Mapping[str, str]) -> str:

@@ -126,7 +126,8 @@ def _draw_cost(axes: Any, table: Table, metric: Metric, cost: str) -> None:
             marker=_MARKERS[i % len(_MARKERS)], markersize=6, capsize=3, linewidth=1.2, linestyle="none",
         )  # fmt: skip
     _anchor_lines(axes, table, metric)
-    if _ratio([row.costs[cost] for _, row in shown if row.costs.get(cost)]) > 8:
+    spent = [row.costs[cost] for _, row in shown if row.costs.get(cost)]
+    if spent and _ratio(spent) > 8:
         axes.set_xscale("log")
     axes.set_xlabel(COSTS[cost], color=INK, fontsize=10)
     axes.set_ylabel(_axis(metric), color=INK, fontsize=10)

@@ -5,8 +5,8 @@ from __future__ import annotations
 import json
 import os
 import time
-from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -14,9 +14,10 @@ import torch
 from torch import Tensor, nn
 
 from ovikit.ablation.cell import BATCH
-from ovikit.ablation.cells import Arm
+from ovikit.ablation.cells import Arm, training_digest
 from ovikit.ablation.matrix import Matrix
 from ovikit.data.seeds import generator_for
+from ovikit.errors import UserError
 from ovikit.evaluation.runner import build_bench
 from ovikit.files import atomic_write_json
 from ovikit.generate.batch import clip_of, through_codecs
@@ -29,7 +30,7 @@ from ovikit.recipe.models import Recipe
 from ovikit.training.batches import Batch
 from ovikit.training.draws import Choices
 from ovikit.training.module import AdamWCosine, JointTraining
-from ovikit.training.parameters import select_trained
+from ovikit.training.parameters import select_trained, stage_modalities
 from ovikit.training.watch import LossWatch
 from ovikit.types import AV, Text
 
@@ -59,19 +60,39 @@ class Expectation:
     evaluations: int
 
 
-def pace_of(recipe: Recipe) -> Pace:
-    """Measured on this machine now, on random latents; nothing is written."""
+def buildable(arms: Sequence[Arm]) -> list[Arm]:
+    """The arms, those whose networks cannot be built as they were combined refused with the reason: a layer that the
+    towers have not got, heads that do not fit. UserError where it is the baseline's."""
+    found: list[Arm] = []
+    for arm in arms:
+        try:
+            if arm.recipe is not None:
+                build.build_model(
+                    arm.recipe, build.build_codecs(arm.recipe), build.build_conditioner(arm.recipe), "meta"
+                )
+                build.build_sampling(arm.recipe)
+            found.append(arm)
+        except UserError as error:
+            if not found:
+                raise
+            found.append(replace(arm, recipe=None, refused=error.render()))
+    return found
+
+
+def pace_of(recipe: Recipe, suite: Path | None) -> Pace:
+    """Measured on this machine's processor now, on random latents; nothing is written."""
     codecs, conditioner = build.build_codecs(recipe), build.build_conditioner(recipe)
     model = build.build_model(recipe, codecs, conditioner)
     training = build.training_of(recipe)
+    learned = AV.of({m: codecs[m] for m in stage_modalities(training.stage)})
     generator = generator_for(0, "probe")
 
-    def latents(clips: int) -> AV[Tensor]:
-        return codecs.map(lambda codec: torch.randn((clips, *codec.shape()), generator=generator))
+    def latents(of: AV[Codec], clips: int) -> AV[Tensor]:
+        return of.map(lambda codec: torch.randn((clips, *codec.shape()), generator=generator))
 
     text = _text(conditioner, training.batch_size)
-    step = _training_step(recipe, model, codecs, latents(training.batch_size), text)
-    x, sigma = latents(BATCH), AV(*(torch.full((BATCH,), 0.5),) * 2)
+    step = _training_step(recipe, model, learned, latents(learned, training.batch_size), text)
+    x, sigma = latents(codecs, BATCH), AV(*(torch.full((BATCH,), 0.5),) * 2)
     shown = _text(conditioner, BATCH)
 
     @torch.no_grad()
@@ -79,7 +100,7 @@ def pace_of(recipe: Recipe) -> Pace:
         contexts = model.embed_text(codecs.map(lambda _: shown), cache=False)
         model(x, codecs.zip(sigma, lambda _, level: level), contexts, codecs.map(lambda codec: codec.grid()))
 
-    return Pace(_timed(step), _timed(evaluation) / BATCH, _clip_seconds(recipe, codecs))
+    return Pace(_timed(step), _timed(evaluation) / BATCH, _clip_seconds(recipe, codecs, suite))
 
 
 def _text(conditioner: Conditioner, clips: int) -> Text:
@@ -109,9 +130,8 @@ def _training_step(
     return step
 
 
-def _clip_seconds(recipe: Recipe, codecs: AV[Codec]) -> float:
+def _clip_seconds(recipe: Recipe, codecs: AV[Codec], path: Path | None) -> float:
     """Seconds to encode, decode and look at one clip of the suite: about what writing and reading it takes too."""
-    path = recipe.suite_path()
     if path is None:
         return 0.0
     form = build.clip_spec(recipe)
@@ -161,28 +181,44 @@ def expectations(
     matrix: Matrix, arms: list[Arm], kept: Path, threads: int, shown: Callable[[str], None]
 ) -> dict[str, Expectation]:
     """What a cell of each valid arm takes, by its label. Paces are kept in a file: a budget in seconds means the same
-    steps whenever the matrix is run again.
+    steps whenever the matrix is run again. Recipes that differ in sampling alone have one pace, and so one number of
+    steps.
 
     threads: that a cell computes with, unless OMP_NUM_THREADS says another number
+
+    UserError for a budget in seconds of a recipe that trains elsewhere than on the processor, where paces are measured.
     """
-    torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", threads)))
+    threads = int(os.environ.get("OMP_NUM_THREADS", threads))
+    torch.set_num_threads(threads)
 
     known: dict[str, Any] = json.loads(kept.read_text(encoding="utf-8")) if kept.is_file() else {}
     found: dict[str, Expectation] = {}
     for arm in arms:
         if arm.recipe is None:
             continue
-        digest = arm.recipe.digest
-        if digest not in known:
+        if matrix.budget.seconds is not None:
+            _refuse_other_devices(arm.recipe)
+        path = matrix.suite_path or arm.recipe.suite_path()
+        key = f"{training_digest(arm.recipe)[:32]}, {threads} threads"
+        if key not in known:
             shown(arm.label)
-            known[digest] = asdict(pace_of(arm.recipe))
+            known[key] = asdict(pace_of(arm.recipe, path))
             atomic_write_json(kept, known)
-        found[arm.label] = expectation(matrix, arm.recipe, Pace(**known[digest]), _prompts(matrix, arm.recipe))
+        found[arm.label] = expectation(matrix, arm.recipe, Pace(**known[key]), _prompts(path, arm.recipe))
     return found
 
 
-def _prompts(matrix: Matrix, recipe: Recipe) -> int:
-    path = matrix.suite_path or recipe.suite_path()
+def _refuse_other_devices(recipe: Recipe) -> None:
+    accelerator = build.training_of(recipe).trainer.accelerator
+    if accelerator != "cpu" and not (accelerator == "auto" and not torch.cuda.is_available()):
+        raise UserError(
+            f"a budget in seconds is measured on the processor, and recipe '{recipe.name}' trains on {accelerator}",
+            "budget.seconds",
+            "give budget.steps, or set training.trainer.accelerator to cpu",
+        )
+
+
+def _prompts(path: Path | None, recipe: Recipe) -> int:
     return 0 if path is None else len(build.build_prompts(load_suite(path), build.clip_spec(recipe)))
 
 

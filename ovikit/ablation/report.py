@@ -121,6 +121,12 @@ def failures(table: Table) -> list[str]:
     found = [f"{row.arm.label}: not run: {row.arm.refused}" for row in table.rows if row.arm.refused]
     found += [f"{row.arm.label} seed {seed}: failed: {why}" for row in table.rows for seed, why in row.failures]
     found += [f"{row.arm.label}: seed {s} is not finished" for row in table.rows for s in row.missing]
+    for row in table.rows:
+        for metric in table.metrics:
+            values = row.curves[metric.name][-1].values if row.curves[metric.name] else {}
+            without = [str(seed) for seed in row.seeds if seed not in values]
+            if without:
+                found.append(f"{row.arm.label}: {metric.name} could not be scored with seed {', '.join(without)}")
     return found
 
 

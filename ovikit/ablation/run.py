@@ -31,6 +31,7 @@ from ovikit.recipe.load import load_suite
 from ovikit.recipe.lock import write_lock
 
 _LOOK_EVERY_S = 0.25
+_STOPPING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 _TRAINING = 0.75
 """Share of a cell's way that is training, for the progress shown; measuring is the rest."""
 _TAIL = 4000
@@ -43,6 +44,7 @@ class Running:
     cell: Cell
     process: subprocess.Popen[bytes]
     log: IO[bytes]
+    log_from: int
     began: float
     stopped: bool = False
 
@@ -95,6 +97,8 @@ class Runner:
                     break
                 waiting.remove(ready)
                 self._running.append(self._start(ready))
+                if self.tally.stopped is not None:  # the signal came while the process was being started
+                    self._stop(self._running[-1], signal.SIGTERM)
             for one in [one for one in self._running if one.process.poll() is not None]:
                 self._running.remove(one)
                 self._end(one)
@@ -120,18 +124,19 @@ class Runner:
         write_lock(cell.recipe, folder / LOCK)
         request = Request(
             str(folder), str(self.store.training(cell)), str(self.store.latents),
-            str(self.store.truth(load_suite(cell.suite).digest)), str(cell.suite.absolute()), cell.measured_at,
+            str(self.store.truth(cell, load_suite(cell.suite).digest)), str(cell.suite.absolute()), cell.measured_at,
         )  # fmt: skip
         atomic_write_json(folder / "request.json", asdict(request))
         (folder / "outcome.json").unlink(missing_ok=True)
         log = (folder / LOG).open("ab")
+        log.seek(0, os.SEEK_END)
         threads = str(threads_of(self.jobs))
         process = subprocess.Popen(
             [sys.executable, "-m", "ovikit.ablation.cell", str(folder / "request.json")],
             stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT, start_new_session=True,
             env={"OMP_NUM_THREADS": threads} | os.environ,
         )  # fmt: skip
-        return Running(cell, process, log, time.monotonic())
+        return Running(cell, process, log, log.tell(), time.monotonic())
 
     def _end(self, one: Running) -> None:
         one.log.close()
@@ -141,14 +146,20 @@ class Runner:
             told: dict[str, Any] = json.loads(outcome.read_text(encoding="utf-8"))
             self.store.write(cell, "finished", {**told, "seconds": round(seconds, 1)})
             self.tally.finished.append(cell)
-            self.console.print(f"{cell.label}: {_headline(self.plan, told)} in {clock(seconds)}", highlight=False)
+            line = f"{cell.label}: {_headline(self.plan, told)} in {clock(seconds)}"
+            self.console.print(line, highlight=False, markup=False)
         elif code == STOPPED or (one.stopped and code != 0):
             pass  # begun, and gone on with by the next run
         else:
-            reason = _reason(code, self.store.cell(cell) / LOG)
+            reason = _reason(code, self.store.cell(cell) / LOG, one.log_from)
             self.store.write(cell, "failed", {"reason": reason, "seconds": round(seconds, 1)})
             self.tally.failed.append((cell, reason))
             self.console.print(f"{cell.label}: failed: {reason}", highlight=False, markup=False)
+
+    @staticmethod
+    def _stop(one: Running, number: signal.Signals) -> None:
+        one.stopped = True
+        one.process.send_signal(number)
 
     def _way(self, one: Running) -> float:
         """How far a cell has come, from 0 to 1."""
@@ -170,10 +181,9 @@ class Runner:
             if not again:
                 self.console.print(f"{self.tally.stopped.name}: the cells save a checkpoint; once more to end at once")
             for one in self._running:
-                one.stopped = True
-                one.process.send_signal(signal.SIGKILL if again else signal.SIGTERM)
+                self._stop(one, signal.SIGKILL if again else signal.SIGTERM)
 
-        before = {number: signal.signal(number, handle) for number in (signal.SIGINT, signal.SIGTERM)}
+        before = {number: signal.signal(number, handle) for number in _STOPPING}
         try:
             yield
         finally:
@@ -204,13 +214,13 @@ def _headline(plan: Plan, told: dict[str, Any]) -> str:
     return f"{name} {'unscored' if value is None else f'{value:.3f}'}"
 
 
-def _reason(code: int, log: Path) -> str:
-    """Why a cell's process failed, in a line: its own error, or the last line that it wrote."""
+def _reason(code: int, log: Path, start: int) -> str:
+    """Why a cell's process failed, in a line: its own error, or the last line that it wrote from ``start`` on."""
     if code < 0:
         name = signal.Signals(-code).name
         return f"ended by {name}" + (" (out of memory?)" if name == "SIGKILL" else "")
     with log.open("rb") as handle:
-        handle.seek(max(0, log.stat().st_size - _TAIL))
+        handle.seek(max(start, log.stat().st_size - _TAIL))
         lines = [line for line in handle.read().decode(errors="replace").splitlines() if line.strip()]
     told = [line.removeprefix("error: ") for line in lines if line.startswith("error: ")]
     return (told or lines or [f"exit status {code}"])[-1].strip()

@@ -19,6 +19,7 @@ from typing import Any, Literal
 from ovikit.ablation.cells import Cell
 from ovikit.files import atomic_write_json
 from ovikit.layout import CHECKPOINTS, WEIGHTS
+from ovikit.recipe.models import digest_of
 
 State = Literal["finished", "failed", "begun", "new"]
 RECORD = "cell.json"
@@ -45,8 +46,10 @@ class Store:
     def latents(self) -> Path:
         return self.path / "latents"
 
-    def truth(self, suite_digest: str) -> Path:
-        return self.path / "truth" / suite_digest[:16]
+    def truth(self, cell: Cell, suite_digest: str) -> Path:
+        """The folder of the ground truth of a suite through a cell's codecs, in the form of its clips."""
+        form = {"clip": cell.recipe.clip.to_dict(), "codecs": cell.recipe.model.codecs.to_dict()}
+        return self.path / "truth" / digest_of({"suite": suite_digest, **form})[:16]
 
     def matrix(self, name: str) -> Path:
         return self.path / name

@@ -17,6 +17,7 @@ COSTS = {
     "evaluations_per_clip": "network evaluations of a clip",
     "seconds_per_clip": "seconds of denoising a clip",
     "training_seconds": "seconds of training",
+    "training_cpu_seconds": "seconds of the processor in training, encoding included",
     "training_memory_gb": "peak memory in training, GB",
 }
 """What is told of each arm beside its quality: means over its seeds."""
@@ -252,7 +253,8 @@ def summary_csv(table: Table) -> str:
             value = None if last is None else last.estimate
             numbers = [*_bounds(value), *map(_cell, row.anchors[metric.name]), *_bounds(change)]
             told = [table.verdict(row, metric), *costs, *counts]
-            writer.writerow([*row.arm.chosen.values(), len(row.seeds), row.steps, metric.name, *numbers, *told])
+            seeds = 0 if value is None else value.seeds
+            writer.writerow([*row.arm.chosen.values(), seeds, row.steps, metric.name, *numbers, *told])
     return text.getvalue()
 
 

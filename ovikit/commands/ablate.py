@@ -77,19 +77,22 @@ def _one(
     matrix: Matrix, arms: Sequence[Arm], out: Path, command: str, jobs: int, dry_run: bool, report: bool,
     console: Console,
 ) -> None:  # fmt: skip
+    from rich.markup import escape
+
     from ovikit.ablation.cells import plan_of
-    from ovikit.ablation.probe import expectations
+    from ovikit.ablation.probe import buildable, expectations
     from ovikit.ablation.run import threads_of
     from ovikit.ablation.store import Store
 
     store = Store(out)
+    arms = buildable(arms)
     expected: dict[str, Expectation] = {}
     steps = {arm.label: matrix.budget.steps or 0 for arm in arms}
     if not report or matrix.budget.steps is None:
         kept = store.matrix(matrix.name) / "paces.json"
         with console.status("timing") as status:
             expected = expectations(
-                matrix, list(arms), kept, threads_of(jobs), lambda arm: status.update(f"timing {arm}")
+                matrix, list(arms), kept, threads_of(jobs), lambda arm: status.update(f"timing {escape(arm)}")
             )
         steps = {name: one.steps for name, one in expected.items()}
     plan = plan_of(matrix, arms, steps)
@@ -117,7 +120,7 @@ def _say_plan(plan: Plan, store: Store, expected: Mapping[str, Expectation], job
     from ovikit.progress import clock
 
     matrix = plan.matrix
-    console.print(f"[bold]== {matrix.name}[/bold]  {matrix.question}", highlight=False)
+    console.print(f"== {matrix.name}  {matrix.question}", highlight=False, markup=False, style="bold")
     console.print(_plan_table(plan, store, expected))
     for arm in plan.arms:
         if arm.refused is not None:
@@ -133,6 +136,7 @@ def _say_plan(plan: Plan, store: Store, expected: Mapping[str, Expectation], job
 
 def _plan_table(plan: Plan, store: Store, expected: Mapping[str, Expectation]) -> RichTable:
     from rich import box
+    from rich.markup import escape
     from rich.table import Table
 
     from ovikit.progress import clock
@@ -144,13 +148,13 @@ def _plan_table(plan: Plan, store: Store, expected: Mapping[str, Expectation]) -
         changes = "\n".join(arm.changes) or ("the baseline" if i == 0 else "nothing")
         one = expected.get(arm.label)
         if one is None:
-            table.add_row(arm.label, "refused: see below", "0", *[""] * 5)
+            table.add_row(escape(arm.label), "refused: see below", "0", *[""] * 5)
             continue
         cells = plan.of(arm)
         done = sum(store.state(cell) == "finished" for cell in cells)
         table.add_row(
-            arm.label,
-            changes.replace("[", r"\["),
+            escape(arm.label),
+            escape(changes),
             str(len(cells)),
             str(done),
             f"{one.steps:,}",
@@ -177,6 +181,7 @@ def results_table(table: Table) -> RichTable:
     """The arms with their first metric, its difference from the baseline, and what that says; the rest is in the
     report."""
     from rich import box
+    from rich.markup import escape
     from rich.table import Table as RichTable
 
     from ovikit.ablation.report import cells, head
@@ -185,5 +190,5 @@ def results_table(table: Table) -> RichTable:
     for i, name in enumerate(head(table)[:_SHOWN]):
         shown.add_column(name, justify="left" if i in (0, 3) else "right", no_wrap=True)
     for row in table.rows:
-        shown.add_row(*(cell.replace("[", r"\[") for cell in cells(table, row)[:_SHOWN]))
+        shown.add_row(*(escape(cell) for cell in cells(table, row)[:_SHOWN]))
     return shown

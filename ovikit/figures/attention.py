@@ -16,6 +16,7 @@ from torch import Tensor
 from ovikit.errors import UserError, listed
 from ovikit.evaluation.protocols import PromptItem
 from ovikit.figures.recorder import Recorder
+from ovikit.generate.anchors import encode_anchors
 from ovikit.generate.batch import ClipMaker, SizedCodecs
 from ovikit.generate.jobs import Job, Shape
 from ovikit.generate.orders import prepared_texts, refuse_layers
@@ -194,6 +195,9 @@ class _Session:
 
     def run(self, job: Job, texts: Texts, step: int, layers: Sequence[int] | None) -> Attention:
         placement, recipe, steps = self.placement(), self.source.recipe, self.sampling.steps
+        anchors = encode_anchors(
+            self.sampling, self.model.modalities, self.codecs, [job.shape.size_px], placement
+        )  # fmt: skip
         fill_model(
             self.model, recipe, weights=self.source.weights, assets=self.source.assets, place=placement.place,
             progress=Megabytes(self.shown, "loading the network"),
@@ -202,7 +206,7 @@ class _Session:
         listening = _Listening(self.recorders[0], self.model, self.grids().map(len), step, tuple(chosen))
         maker = ClipMaker(
             self.model, self.codecs, texts, self.sampling, precision_of(recipe).dtype, self.device,
-            placement.chosen.batched, listening.drive,
+            placement.chosen.batched, listening.drive, anchors,
         )  # fmt: skip
 
         def told(done: int, total: int, x: AV[Tensor]) -> None:

@@ -15,9 +15,10 @@ import torch
 from torch import Tensor
 
 from ovikit.errors import UserError
+from ovikit.generate.anchors import WHAT, encode_anchors
 from ovikit.generate.batch import ClipMaker, SizedCodecs
 from ovikit.generate.jobs import Job, Origin, Shape, put_clip, sidecar_of
-from ovikit.generate.orders import passes_of, refuse_layers
+from ovikit.generate.orders import refuse_layers
 from ovikit.generate.size import Size
 from ovikit.generate.source import Parts, Source
 from ovikit.generate.texts import TextCache, Texts
@@ -36,8 +37,6 @@ from ovikit.types import AV, Clip, Modality
 _DENOISING = 0.9
 """Share of a clip's way that is denoising; decoding and writing are the rest."""
 _GB = 1e9
-_ANCHORS: AV[str] = AV("a still picture", "silence")
-"""What anchored passes are shown."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -146,15 +145,14 @@ class Making:
         """By size, the latents of silence and of a still picture, where a pass of the guidance is anchored in them."""
         tools, model = self._tools, self._tools.model()
         sizes = list(dict.fromkeys(job.shape.size_px for batch in self._batches for job in batch))
-        asked = {m for run in passes_of(self._sampling, model.modalities) for m in run.anchored}
-        found: dict[Size, dict[Modality, Tensor]] = {size: {} for size in sizes}
-        for modality in (m for m in model.modalities if m in asked):
-            with tools.clock("anchors"), placement.codec(tools.codecs.base[modality]):
-                tools.shown.phase(f"encoding {_ANCHORS[modality]}", len(sizes), "sizes")
-                for i, size in enumerate(sizes):
-                    found[size][modality] = tools.codecs.anchor(modality, size)
-                    tools.shown.progress(i + 1)
-        return {size: AV.of(anchors) for size, anchors in found.items()}
+
+        def begun(modality: Modality) -> None:
+            tools.shown.phase(f"encoding {WHAT[modality]}", len(sizes), "sizes")
+
+        with tools.clock("anchors"):
+            return encode_anchors(
+                self._sampling, model.modalities, tools.codecs, sizes, placement, begun, tools.shown.progress
+            )
 
     def _maker(self, placement: Placement, chosen: Chosen, texts: Texts, anchors: dict[Size, AV[Tensor]]) -> ClipMaker:
         """The network with its weights, ready to denoise."""

@@ -6,6 +6,8 @@ from collections.abc import Callable, Sequence
 from functools import cache
 from pathlib import Path
 
+import torch
+
 from ovikit.errors import UserError, listed
 from ovikit.evaluation.protocols import PromptItem
 from ovikit.files import sha256_of
@@ -18,7 +20,7 @@ from ovikit.networks.joint import JointModel
 from ovikit.networks.protocols import Conditioner
 from ovikit.networks.reading import texts_of
 from ovikit.numerics.evaluations import passes_of_run
-from ovikit.numerics.protocols import Pass
+from ovikit.numerics.protocols import Pass, StartsStill
 from ovikit.recipe.build import Sampling
 from ovikit.types import AV, MODALITIES, Modality
 
@@ -119,13 +121,27 @@ def passes_of(sampling: Sampling, modalities: tuple[Modality, ...]) -> list[Pass
 
 
 def refuse_layers(sampling: Sampling, model: JointModel) -> None:
-    """UserError for a guidance that changes layers which the model has not got: such a pass would change nothing."""
+    """UserError for a guidance that changes layers which the model has not got, since such a pass would change nothing,
+    and for one that stands still where the solver takes a velocity of 0 for a prediction."""
+    _refuse_standing_still(sampling)
     changed = [one.perturbation for one in passes_of(sampling, model.modalities)]
     beyond = {i for one in changed for i in (*one.skip_layers, *one.skip_self) if i >= len(model.layers)}
     if beyond:
         raise UserError(
             f"there is no layer {listed(sorted(map(str, beyond)), 5)}: the model has {len(model.layers)}, from 0 on",
             "sampling.guidance",
+        )
+
+
+def _refuse_standing_still(sampling: Sampling) -> None:
+    guidance = sampling.guidance
+    if not isinstance(guidance, StartsStill) or guidance.zero_above is None:
+        return
+    if sampling.solver.init(AV(torch.zeros(1, 1, 1, 1, 1))) is not None:
+        raise UserError(
+            "zero_above makes the velocity 0 at first, and this solver remembers what was predicted there",
+            "sampling.guidance",
+            "take a solver without a history: euler, heun or res-2s",
         )
 
 

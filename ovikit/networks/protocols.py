@@ -81,7 +81,7 @@ class Backbone(Protocol):
         ...
 
     def context(self, text: Text) -> Float[Tensor, "b l w"]:
-        """Context tokens of a text."""
+        """Context tokens of a text: the same ones whatever the text was padded to, and as many for every text."""
         ...
 
     def head(

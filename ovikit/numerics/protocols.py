@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Protocol, TypeVar
+from typing import Protocol, TypeVar, runtime_checkable
 
 from torch import Generator, Tensor
 
@@ -78,6 +78,13 @@ class Guidance(Protocol):
     def combine(self, velocities: Mapping[str, AV[Tensor]], x: AV[Tensor], sigma: AV[float]) -> AV[Tensor]:
         """The guided velocity at the latents ``x``, from the velocity of each pass that ``passes(sigma)`` named."""
         ...
+
+
+@runtime_checkable
+class StartsStill(Protocol):
+    """A guidance that gives a velocity of 0 at levels above ``zero_above``, unless that is None."""
+
+    zero_above: float | None
 
 
 class Objective(Protocol):

@@ -35,7 +35,7 @@ from ovikit.testing.reference import (
     stirred,
     velocity,
 )
-from ovikit.types import AV, MODALITIES, Modality, Perturbation, Stream, TokenGrid
+from ovikit.types import AV, MODALITIES, Modality, Perturbation, Stream, Text, TokenGrid
 
 GRIDS = AV(TokenGrid.uniform("video", (4, 4, 4), 0.25), TokenGrid.uniform("audio", (12, 1, 1), 1 / 12))
 _SAME = 1e-9
@@ -239,6 +239,22 @@ class BackboneContract(Contract):
             off = apart(self._out(model, given), self._out(model, given, cache=True))
             assert off < _SAME, (
                 f"with cached text the {modality} is {off:.2g} off; context_heads takes KeyValue as it is"
+            )
+
+    def test_a_text_does_not_depend_on_its_padding(self) -> None:
+        """A prompt makes the same context, as long, beside a short prompt and beside a long one of its batch."""
+        for modality in self.modalities:
+            tower = self.stirred(modality).tower(modality)
+            words = Text(drawn(1, 3, TEXT_WIDTH, seed=5), torch.tensor([3]))
+            padded = Text(torch.cat([words.tokens, torch.zeros(1, 2, TEXT_WIDTH).to(words.tokens)], 1), words.lengths)
+            alone, beside = tower.context(words), tower.context(padded)
+            assert alone.shape == beside.shape, (
+                f"three words make {alone.shape[1]} context tokens of the {modality}, padded to five "
+                f"{beside.shape[1]}; pad and cut every text to one length, as the texts of guidance's passes differ"
+            )
+            off = float((alone - beside).abs().max())
+            assert off < _SAME, (
+                f"padding changes the context of the {modality} by {off:.2g}; a clip would depend on its batch"
             )
 
     def test_self_attention_can_be_skipped(self) -> None:

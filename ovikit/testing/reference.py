@@ -27,6 +27,7 @@ from ovikit.types import AV, KeyValue, Modality, NoiseConditioning, Text, TokenG
 
 FLOAT64 = Precision(torch.float64)
 TEXT_WIDTH, TEXT_LENGTH = 10, 5
+_MOST_WORDS = 8
 CHANNELS = AV(3, 2)
 GRIDS = AV(
     TokenGrid.uniform("video", (4, 2, 2), 0.25),  # 16 tokens and 10, of one second
@@ -136,7 +137,8 @@ class ReferenceTower(nn.Module):
         return NoiseConditioning(embedding, rearrange(rows, "b s (k w) -> b s k w", k=6), spans)
 
     def context(self, text: Text) -> Float[Tensor, "b l w"]:
-        return self.words(text.tokens)
+        tokens = text.tokens[:, :_MOST_WORDS]
+        return self.words(F.pad(tokens, (0, 0, 0, _MOST_WORDS - tokens.shape[1])))
 
     def head(
         self, tokens: Float[Tensor, "b n w"], noise: NoiseConditioning, grid: TokenGrid

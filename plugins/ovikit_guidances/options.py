@@ -82,7 +82,8 @@ class CfgZeroStar(Config):
     """CFG-Zero*: the negative pass is scaled to lie as near as possible to the prompt's."""
 
     zero_above: Annotated[float, Field(ge=0, lt=1)] | None = None
-    """The velocity is 0 at levels above this one, where the first predictions are worse than none."""
+    """The velocity is 0 at levels above this one, where the first predictions are worse than none. For solvers without
+    a history (euler, heun, res-2s): unipc and dpmpp-2m would go on from data that nobody predicted."""
 
 
 class Rescale(Config):

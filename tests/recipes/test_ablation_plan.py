@@ -9,6 +9,7 @@ from ablation_kit import MATRIX, ROOT, planned, write_files
 
 from ovikit.ablation.cells import arms_of
 from ovikit.ablation.matrix import load_matrix
+from ovikit.ablation.probe import buildable, expectations
 from ovikit.errors import UserError
 from ovikit.recipe.load import load_recipe
 
@@ -104,6 +105,60 @@ def test_two_axes_must_not_set_one_path(tmp_path: Path) -> None:
     matrix = TWO_AXES.replace("sampling.steps: 3", "model.fusion: {type: none}")
     with pytest.raises(UserError, match=r"two axes set model\.fusion: none / euler"):
         arms_of(load_matrix(write_files(tmp_path, matrix)))
+
+
+def test_a_slot_comes_before_its_options_whichever_axis_names_which(tmp_path: Path) -> None:
+    matrix = MATRIX.replace("  fusion:\n    ovi: {}\n    none: {model.fusion: {type: none}}\n", (
+        "  direction:\n    both: {}\n    a2v: {model.fusion.direction: a2v}\n"
+        "  fusion:\n    ovi: {}\n    bridge: {model.fusion: {type: bridge}}\n    short: {model.fusion.type: bridge}\n"
+    ))  # fmt: skip
+    arms = {arm.label: arm for arm in arms_of(load_matrix(write_files(tmp_path, matrix)))}
+    for name in ("bridge", "short"):
+        recipe = arms[f"a2v / {name}"].recipe
+        assert recipe is not None
+        assert (recipe.model.fusion.type, recipe.model.fusion.options["direction"]) == ("bridge", "a2v")
+
+
+@pytest.mark.parametrize("path", ["runtime.guidance: batched", "evaluation.suite: suite.yaml"])
+def test_what_changes_no_number_is_no_axis(tmp_path: Path, path: str) -> None:
+    matrix = MATRIX.replace("none: {model.fusion: {type: none}}", f"other: {{{path}}}")
+    arm = arms_of(load_matrix(write_files(tmp_path, matrix)))[1]
+    assert "there is nothing to compare" in (arm.refused or "")
+
+
+def test_a_network_that_cannot_be_built_is_an_arm_that_is_not_run(tmp_path: Path) -> None:
+    matrix = MATRIX.replace("none: {model.fusion: {type: none}}", "far: {model.fusion: {type: bridge, layers: [7]}}")
+    arms = buildable(arms_of(load_matrix(write_files(tmp_path, matrix))))
+    assert arms[0].refused is None
+    assert arms[1].recipe is None
+    assert "7" in (arms[1].refused or "")
+
+
+def test_arms_are_measured_by_one_suite(tmp_path: Path) -> None:
+    other = "version: 1\nname: o\nprofile: p\nprompts: {type: toyworld-heldout}\nevaluators: [{type: toy-count}]\n"
+    child = "extends: base.yaml\nname: child\nevaluation: {suite: other.yaml}\n"
+    matrix = MATRIX.replace("none: {model.fusion: {type: none}}", "child: {recipe: child.yaml, sampling.steps: 3}")
+    path = write_files(tmp_path, matrix, child=child, other=other)
+    with pytest.raises(UserError, match="different suites"):
+        planned(path)
+    assert len(planned(path, "suite=suite.yaml").cells) == 4
+
+
+def test_a_budget_in_seconds_gives_arms_that_differ_in_sampling_one_number_of_steps(tmp_path: Path) -> None:
+    matrix = MATRIX.replace("{steps: 4}", "{seconds: 2.0}")
+    matrix = matrix.replace("none: {model.fusion: {type: none}}", "more: {sampling.steps: 4}")
+    loaded = load_matrix(write_files(tmp_path, matrix))
+    arms, kept = arms_of(loaded), tmp_path / "paces.json"
+    told: list[str] = []
+    first = expectations(loaded, arms, kept, 1, told.append)
+    assert told == ["ovi"]
+    assert first["ovi"].steps == first["more"].steps
+    assert first["ovi"].steps % loaded.measurements == 0
+    assert expectations(loaded, arms, kept, 1, told.append) == first
+    with pytest.raises(UserError, match=r"budget\.seconds: a budget in seconds is measured on the processor"):
+        expectations(loaded, arms_of(load_matrix(write_files(
+            tmp_path, matrix.replace("ovi: {}", "ovi: {training.trainer.accelerator: cuda}")
+        ))), kept, 1, told.append)  # fmt: skip
 
 
 def test_a_recipe_is_no_matrix() -> None:

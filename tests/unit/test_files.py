@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
 from ovikit.errors import UserError
-from ovikit.files import atomic_path, atomic_write_text, writing
+from ovikit.files import alone_in, atomic_path, atomic_write_text, writing
 
 
 def test_a_failure_leaves_the_old_file_and_nothing_else(tmp_path: Path) -> None:
@@ -42,3 +44,17 @@ def test_whatever_a_library_says_of_a_full_disk_is_told_as_one(tmp_path: Path, m
     monkeypatch.setattr("ovikit.files._full", lambda folder: folder == tmp_path)
     with pytest.raises(UserError, match=r"a\.bin: it cannot be written: the disk is full"), writing(tmp_path / "a.bin"):
         raise RuntimeError("unexpected pos 576 vs 534")
+
+
+def test_a_folder_is_worked_in_by_one_process_at_a_time(tmp_path: Path) -> None:
+    code = (
+        "import sys; from pathlib import Path; from ovikit.errors import UserError; from ovikit.files import alone_in\n"
+        "try:\n    with alone_in(Path(sys.argv[1])): print('in')\nexcept UserError as error: print(error.what)"
+    )
+
+    def other() -> str:
+        return subprocess.run([sys.executable, "-c", code, tmp_path], capture_output=True, text=True, check=True).stdout
+
+    with alone_in(tmp_path):
+        assert other() == "another process is at work in this folder\n"
+    assert other() == "in\n"
