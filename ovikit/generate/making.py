@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from ovikit.errors import UserError
-from ovikit.generate.anchors import WHAT, encode_anchors
+from ovikit.generate.anchors import WHAT, anchored, encode_anchors
 from ovikit.generate.batch import ClipMaker, SizedCodecs
 from ovikit.generate.jobs import Job, Origin, Shape, put_clip, sidecar_of
 from ovikit.generate.orders import refuse_layers
@@ -149,6 +149,8 @@ class Making:
         def begun(modality: Modality) -> None:
             tools.shown.phase(f"encoding {WHAT[modality]}", len(sizes), "sizes")
 
+        if not anchored(self._sampling, model.modalities):
+            return {}
         with tools.clock("anchors"):
             return encode_anchors(
                 self._sampling, model.modalities, tools.codecs, sizes, placement, begun, tools.shown.progress

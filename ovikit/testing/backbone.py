@@ -252,7 +252,7 @@ class BackboneContract(Contract):
                 f"three words make {alone.shape[1]} context tokens of the {modality}, padded to five "
                 f"{beside.shape[1]}; pad and cut every text to one length, as the texts of guidance's passes differ"
             )
-            off = float((alone - beside).abs().max())
+            off = float((alone - beside).detach().abs().max())
             assert off < _SAME, (
                 f"padding changes the context of the {modality} by {off:.2g}; a clip would depend on its batch"
             )
