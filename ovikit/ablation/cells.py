@@ -11,13 +11,16 @@ from typing import Any
 
 from ovikit.ablation.matrix import Matrix, label, load_matrix
 from ovikit.errors import UserError
-from ovikit.recipe.diff import recipe_differences
+from ovikit.recipe.diff import Difference, recipe_differences
 from ovikit.recipe.load import load_recipe, load_suite
 from ovikit.recipe.models import Recipe, Suite, digest_of
 
 _FORMAT = 1
 """Changes when a cell of the same digest would be run or measured differently."""
 _SHORT = 16
+SET_BY_MATRIX = (
+    "model.seed", "training.seed", "training.trainer.max_steps", "training.trainer.checkpoint_every_steps",
+)  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,7 +77,7 @@ def arms_of(matrix: Matrix) -> list[Arm]:
         try:
             recipe = _comparable(path, changes, load_recipe(path, overrides))
             if found and (first := found[0].recipe) is not None:
-                told = tuple(_told(one.path, one.old, one.new) for one in recipe_differences(first, recipe))
+                told = tuple(_told(one, changes) for one in recipe_differences(first, recipe))
         except UserError as error:
             if not found:
                 raise
@@ -89,6 +92,8 @@ def _comparable(path: Path, changes: Mapping[str, Any], recipe: Recipe) -> Recip
     if recipe.training is None:
         raise UserError(f"recipe '{recipe.name}' has no training section", str(path))
     for where in changes:
+        if where in SET_BY_MATRIX:
+            raise UserError("the matrix sets it: change its seeds, its budget or its measurements", where)
         if where.split(".")[0] in ("runtime", "evaluation", "name"):
             raise UserError("it is no part of what a recipe's numbers depend on, so there is nothing to compare", where)
     return recipe
@@ -107,11 +112,27 @@ def _nameless(recipe: Recipe) -> dict[str, Any]:
     return data
 
 
-def _told(path: str, old: Any, new: Any) -> str:
-    """A difference in a line; a slot whose component changes by its new name and what is set beside the defaults."""
-    if isinstance(new, Mapping) and isinstance(old, Mapping) and "type" in new:
-        return f"{path}: {old.get('type')} -> {new['type']}"
-    return f"{path}: {json.dumps(old, default=repr)} -> {json.dumps(new, default=repr)}"
+def _told(one: Difference, changes: Mapping[str, Any]) -> str:
+    """A difference in a line; a slot whose component changes by its name, with the options that the arm writes."""
+    if not (isinstance(one.new, Mapping) and isinstance(one.old, Mapping) and "type" in one.new):
+        return f"{one.path}: {_plain(one.old)} -> {_plain(one.new)}"
+    written: dict[str, Any] = {}
+    for path, value in changes.items():
+        if path == one.path and isinstance(value, Mapping):
+            written |= {key: option for key, option in value.items() if key != "type"}
+        elif path.startswith(f"{one.path}.") and not path.endswith(".type"):
+            written[path.removeprefix(f"{one.path}.")] = value
+    options = f" {_plain(written)}" if written else ""
+    return f"{one.path}: {one.old.get('type')} -> {one.new['type']}{options}"
+
+
+def _plain(value: Any) -> str:
+    """A value as one would write it in YAML."""
+    if isinstance(value, Mapping):
+        return "{" + ", ".join(f"{key}: {_plain(item)}" for key, item in value.items()) + "}"
+    if isinstance(value, (list, tuple)):
+        return "[" + ", ".join(_plain(item) for item in value) + "]"
+    return value if isinstance(value, str) else json.dumps(value, default=repr)
 
 
 def cells_of(matrix: Matrix, arm: Arm, steps: int) -> list[Cell]:

@@ -71,8 +71,9 @@ class Matrix(Document):
     """The metrics to report, the most important first; default: all that the suite gives, in its order."""
     equivalence: NonNegativeFloat | None = None
     """Differences of the first metric below this make no practical difference; null: nothing is said of it."""
-    axes: dict[str, dict[str, dict[str, Any]]] = Field(min_length=1)
-    """By name, the arms of each axis; by name, what each arm changes. The first arm of each is the baseline's."""
+    axes: dict[str, dict[str, dict[str, Any] | None]]
+    """By name, the arms of each axis; by name, what each arm changes, null or {} for nothing. The first arm of each is
+    the baseline's."""
 
     @model_validator(mode="after")
     def _arms_are_sound(self) -> Matrix:
@@ -80,11 +81,13 @@ class Matrix(Document):
             raise ValueError("a seed is listed twice")
         if self.budget.steps is not None and self.budget.steps % self.measurements:
             raise ValueError(f"{self.budget.steps} steps are no multiple of {self.measurements} measurements")
+        if not self.axes:
+            raise ValueError("axes names no axis")
         for name, arms in self.axes.items():
             if not arms:
                 raise ValueError(f"axis '{name}' has no arms")
             for arm, changes in arms.items():
-                if not isinstance(changes.get(RECIPE, ""), str):
+                if not isinstance((changes or {}).get(RECIPE, ""), str):
                     raise ValueError(f"axes.{name}.{arm}.recipe should be the path of a recipe")
         return self
 
@@ -107,7 +110,7 @@ class Matrix(Document):
             chosen = dict(zip(self.axes, names, strict=True))
             recipe, changes = self.base, dict[str, Any]()
             for axis, name in chosen.items():
-                for path, value in self.axes[axis][name].items():
+                for path, value in (self.axes[axis][name] or {}).items():
                     if path == RECIPE:
                         self._refuse(recipe != self.base, chosen, "two axes name a recipe")
                         recipe = cast(str, value)

@@ -21,6 +21,8 @@ from ovikit.errors import UserError
 from ovikit.evaluation.runner import build_bench
 from ovikit.files import atomic_write_json
 from ovikit.generate.batch import clip_of, through_codecs
+from ovikit.generate.orders import refuse_layers
+from ovikit.kernel.catalog import suggestion
 from ovikit.networks.loaded import loaded
 from ovikit.networks.protocols import Codec, Conditioner
 from ovikit.numerics.evaluations import count_evaluations
@@ -61,22 +63,35 @@ class Expectation:
 
 
 def buildable(arms: Sequence[Arm]) -> list[Arm]:
-    """The arms, those whose networks cannot be built as they were combined refused with the reason: a layer that the
-    towers have not got, heads that do not fit. UserError where it is the baseline's."""
+    """The arms, those refused with the reason whose network cannot be built, or cannot be sampled as they say: a layer
+    that the towers have not got, heads that do not fit. UserError where it is the baseline's."""
     found: list[Arm] = []
     for arm in arms:
         try:
             if arm.recipe is not None:
-                build.build_model(
-                    arm.recipe, build.build_codecs(arm.recipe), build.build_conditioner(arm.recipe), "meta"
-                )
-                build.build_sampling(arm.recipe)
+                codecs, conditioner = build.build_codecs(arm.recipe), build.build_conditioner(arm.recipe)
+                model = build.build_model(arm.recipe, codecs, conditioner, "meta")
+                refuse_layers(build.build_sampling(arm.recipe), model)
             found.append(arm)
         except UserError as error:
             if not found:
                 raise
             found.append(replace(arm, recipe=None, refused=error.render()))
     return found
+
+
+def refuse_unknown_metrics(matrix: Matrix, recipe: Recipe) -> None:
+    """UserError for a metric that the matrix wants and its suite does not give."""
+    path = matrix.suite_path or recipe.suite_path()
+    if path is None:
+        return
+    measures = build_bench(load_suite(path), recipe).measures
+    known = [spec.name for measure in measures for spec in measure.evaluator.metrics]
+    for name in matrix.metrics:
+        if name not in known:
+            raise UserError(
+                f"the suite gives no metric '{name}'; {suggestion(name, known)}", f"{matrix.source}: metrics"
+            )
 
 
 def pace_of(recipe: Recipe, suite: Path | None) -> Pace:

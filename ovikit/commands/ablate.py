@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from ovikit.errors import UserError
+
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
@@ -57,6 +59,8 @@ def ablate(
 
     Example: ovikit ablate recipes/ablations/fusion.yaml recipes/ablations/positions.yaml --jobs 2
     """
+    if dry_run and report:
+        raise UserError("--dry-run and --report were both given", hint="the one runs nothing, the other reports it")
     from ovikit.ablation.cells import arms_of
     from ovikit.ablation.matrix import load_matrix
 
@@ -80,12 +84,14 @@ def _one(
     from rich.markup import escape
 
     from ovikit.ablation.cells import plan_of
-    from ovikit.ablation.probe import buildable, expectations
+    from ovikit.ablation.probe import buildable, expectations, refuse_unknown_metrics
     from ovikit.ablation.run import threads_of
     from ovikit.ablation.store import Store
 
     store = Store(out)
     arms = buildable(arms)
+    assert arms[0].recipe is not None  # the baseline's errors are raised
+    refuse_unknown_metrics(matrix, arms[0].recipe)
     expected: dict[str, Expectation] = {}
     steps = {arm.label: matrix.budget.steps or 0 for arm in arms}
     if not report or matrix.budget.steps is None:
@@ -125,10 +131,11 @@ def _say_plan(plan: Plan, store: Store, expected: Mapping[str, Expectation], job
     for arm in plan.arms:
         if arm.refused is not None:
             console.print(f"{arm.label}: not run: {arm.refused}", highlight=False, markup=False)
-    left = [cell for cell in plan.cells if store.state(cell) != "finished"]
+    unique = {cell.digest: cell for cell in plan.cells}
+    left = [cell for cell in unique.values() if store.state(cell) != "finished"]
     seconds = total_seconds([(cell.arm.label, cell.training) for cell in left], expected, jobs)
     console.print(
-        f"{len(plan.cells)} cells of {plan.trainings} trainings; {len(left)} cells to run, about {clock(seconds)} with "
+        f"{len(unique)} cells of {plan.trainings} trainings; {len(left)} cells to run, about {clock(seconds)} with "
         f"--jobs {jobs}",
         highlight=False,
     )
@@ -145,7 +152,7 @@ def _plan_table(plan: Plan, store: Store, expected: Mapping[str, Expectation]) -
     for name in ("arm", "what it changes", "seeds", "done", "steps", "ms a step", "evaluations a clip", "a cell takes"):
         table.add_column(name, justify="left" if name in ("arm", "what it changes") else "right")
     for i, arm in enumerate(plan.arms):
-        changes = "\n".join(arm.changes) or ("the baseline" if i == 0 else "nothing")
+        changes = "\n".join(arm.changes) or ("the baseline" if i == 0 else "nothing: it is the baseline again")
         one = expected.get(arm.label)
         if one is None:
             table.add_row(escape(arm.label), "refused: see below", "0", *[""] * 5)

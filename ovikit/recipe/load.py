@@ -43,6 +43,9 @@ def load_suite(path: Path | str, overrides: Sequence[str] = (), catalog: Catalog
 def _load(model: type[D], path: Path, overrides: Sequence[str], catalog: Catalog | None) -> D:
     known = installed_catalog() if catalog is None else catalog
     source = read_source(path)
+    if model is Recipe and "axes" in source.data:
+        message = "this is a matrix of recipes, and one recipe is wanted; ovikit ablate runs it"
+        raise RecipeError([Problem((), message, source.place(()))])
     lock = source.data.pop(LOCK, None)
     if lock is not None:
         _refuse_edited(source, lock)

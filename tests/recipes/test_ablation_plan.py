@@ -9,7 +9,7 @@ from ablation_kit import MATRIX, ROOT, planned, write_files
 
 from ovikit.ablation.cells import arms_of
 from ovikit.ablation.matrix import load_matrix
-from ovikit.ablation.probe import buildable, expectations
+from ovikit.ablation.probe import buildable, expectations, refuse_unknown_metrics
 from ovikit.errors import UserError
 from ovikit.recipe.load import load_recipe
 
@@ -105,6 +105,44 @@ def test_two_axes_must_not_set_one_path(tmp_path: Path) -> None:
     matrix = TWO_AXES.replace("sampling.steps: 3", "model.fusion: {type: none}")
     with pytest.raises(UserError, match=r"two axes set model\.fusion: none / euler"):
         arms_of(load_matrix(write_files(tmp_path, matrix)))
+
+
+@pytest.mark.parametrize("path", ["training.seed: 7", "model.seed: 7", "training.trainer.max_steps: 9"])
+def test_what_the_matrix_sets_itself_is_no_axis(tmp_path: Path, path: str) -> None:
+    matrix = MATRIX.replace("none: {model.fusion: {type: none}}", f"other: {{{path}}}")
+    arm = arms_of(load_matrix(write_files(tmp_path, matrix)))[1]
+    assert "the matrix sets it" in (arm.refused or "")
+
+
+def test_guidance_of_layers_that_are_not_there_is_not_trained_for(tmp_path: Path) -> None:
+    guidance = "far: {sampling.guidance: {type: stg, layers: [9]}}"
+    path = write_files(tmp_path, MATRIX.replace("none: {model.fusion: {type: none}}", guidance))
+    arms = buildable(arms_of(load_matrix(path)))
+    assert "there is no layer 9" in (arms[1].refused or "")
+
+
+def test_a_metric_that_the_suite_does_not_give_is_told_before_anything_runs(tmp_path: Path) -> None:
+    matrix = load_matrix(write_files(tmp_path), ["metrics=[count_hear]"])
+    recipe = arms_of(matrix)[0].recipe
+    assert recipe is not None
+    with pytest.raises(UserError, match=r"no metric 'count_hear'; there are: .*Did you mean 'count_heard'\?"):
+        refuse_unknown_metrics(matrix, recipe)
+
+
+def test_arms_of_one_component_are_told_apart(tmp_path: Path) -> None:
+    matrix = MATRIX.replace("ovi: {}", "ovi:").replace("none: {model.fusion: {type: none}}", (
+        "one: {model.fusion: {type: bridge, layers: [0]}}\n"
+        "    other: {model.fusion: {type: bridge}, model.fusion.direction: a2v}"
+    ))  # fmt: skip
+    arms = arms_of(load_matrix(write_files(tmp_path, matrix)))
+    assert [arm.changes for arm in arms] == [
+        (), ("model.fusion: ovi -> bridge {layers: [0]}",), ("model.fusion: ovi -> bridge {direction: a2v}",),
+    ]  # fmt: skip
+
+
+def test_a_matrix_is_no_recipe() -> None:
+    with pytest.raises(UserError, match="this is a matrix of recipes"):
+        load_recipe(ROOT / "recipes/ablations/fusion.yaml")
 
 
 def test_a_slot_comes_before_its_options_whichever_axis_names_which(tmp_path: Path) -> None:
