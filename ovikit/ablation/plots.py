@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from ovikit.ablation.tables import COSTS, Metric, Row, Table
+from ovikit.ablation.tables import COSTS, Metric, Table
 from ovikit.extras import require
 from ovikit.files import atomic_path
 
@@ -37,7 +37,10 @@ def draw_plots(table: Table, folder: Path) -> list[tuple[str, Path]]:
     for cost in [name for name in COSTS if _differs(table, name)]:
         path = folder / f"{metric.name}-{cost.replace('_', '-')}.png"
         _save(path, lambda axes, cost=cost: _draw_cost(axes, table, metric, cost))
-        drawn.append((f"{metric.name} against {COSTS[cost]}; bars are 95 % intervals over the seeds", path))
+        what = (
+            f"{metric.name} against {COSTS[cost]}; bars are 95 % intervals of the paired difference from the baseline"
+        )
+        drawn.append((what, path))
     return drawn
 
 
@@ -61,7 +64,7 @@ def _save(path: Path, draw: Callable[[Any], None]) -> None:
         spine.set_color("#b8bcc4")
     figure.subplots_adjust(left=0.09, right=0.74, top=0.96, bottom=0.13)
     with atomic_path(path) as temporary:
-        figure.savefig(temporary, format="png", facecolor="white")
+        figure.savefig(temporary, format="png", facecolor="white", bbox_inches="tight", pad_inches=0.12)
 
 
 def _look(i: int) -> dict[str, Any]:
@@ -74,11 +77,11 @@ def _legend(axes: Any) -> None:
     )  # fmt: skip
 
 
-def _anchor_lines(axes: Any, table: Table, metric: Metric) -> None:
-    """Where the truth through the same codecs lies, and where clips with exchanged sounds lie."""
+def _anchor_lines(axes: Any, table: Table, metric: Metric, inside: tuple[float, float] | None = None) -> None:
+    """Where the truth through the same codecs and clips with exchanged sounds lie, if that is ``inside``."""
     chance, ceiling = table.baseline.anchors[metric.name]
     for value, name in ((ceiling, "ceiling"), (chance, "chance")):
-        if value is not None:
+        if value is not None and (not inside or inside[0] <= value <= inside[1]):
             axes.axhline(value, color="#9aa0a8", linewidth=0.9, linestyle=(0, (4, 3)), zorder=0)
             axes.annotate(
                 name, (0.995, value), xycoords=("axes fraction", "data"), ha="right", va="bottom", fontsize=8,
@@ -115,19 +118,28 @@ def _draw_losses(axes: Any, table: Table) -> None:
 
 
 def _draw_cost(axes: Any, table: Table, metric: Metric, cost: str) -> None:
-    shown: list[tuple[int, Row]] = [(i, row) for i, row in enumerate(table.rows) if row.last(metric.name) is not None]
+    shown = [(i, row) for i, row in enumerate(table.rows) if row.last(metric.name) is not None and cost in row.costs]
+    spent = [row.costs[cost] for _, row in shown]
+    wide = bool(spent) and min(spent) > 0 and _ratio(spent) > 8
+    apart = 0.012 * ((max(spent) - min(spent)) or 1.0) if spent else 0.0
+    beside: dict[float, int] = {}
     for i, row in shown:
         last = row.last(metric.name)
         found = None if last is None else last.estimate
-        if found is None or cost not in row.costs:
+        if found is None:
             continue
+        # Arms of one cost stand beside each other, the first of them in its place.
+        rank = beside[row.costs[cost]] = beside.get(row.costs[cost], -1) + 1
+        x = row.costs[cost] if wide else row.costs[cost] + apart * ((rank + 1) // 2) * (1 if rank % 2 else -1)
+        change = row.difference(metric.name)
         axes.errorbar(
-            row.costs[cost], found.mean, yerr=found.half, label=row.arm.label, color=_look(i)["color"],
+            x, found.mean, yerr=None if change is None else change.half, label=row.arm.label, color=_look(i)["color"],
             marker=_MARKERS[i % len(_MARKERS)], markersize=6, capsize=3, linewidth=1.2, linestyle="none",
         )  # fmt: skip
-    _anchor_lines(axes, table, metric)
-    spent = [row.costs[cost] for _, row in shown if row.costs.get(cost)]
-    if spent and _ratio(spent) > 8:
+    low, high = axes.get_ylim()
+    _anchor_lines(axes, table, metric, (low, high))  # one far away would press the arms together
+    axes.set_ylim(low, high)
+    if wide:
         axes.set_xscale("log")
     axes.set_xlabel(COSTS[cost], color=INK, fontsize=10)
     axes.set_ylabel(_axis(metric), color=INK, fontsize=10)
