@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from ovikit.commands.options import Overrides, RecipeFile
+from ovikit.commands.plan_training import show_training, training_figures
+from ovikit.commands.tables import gb, print_table, tera
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -116,6 +118,7 @@ def figures(recipe: Recipe, clips: int, flops_per_s: float, budget_gb: float | N
         "flops_per_s": flops_per_s,
         "peaks": dict(plans_of(one, batched)),
         "cards": [card(size) for size in sorted(set(sizes))],
+        "training": training_figures(recipe),
     }
 
 
@@ -128,58 +131,40 @@ def _show(console: Console, told: dict[str, Any]) -> None:
         f" {tokens} tokens", highlight=False,
     )  # fmt: skip
     parts = [
-        (name, f"{part['parameters']:,}" if part["parameters"] else "", _gb(part["bytes"]) if part["bytes"] else "none")
+        (name, f"{part['parameters']:,}" if part["parameters"] else "", gb(part["bytes"]) if part["bytes"] else "none")
         for name, part in told["parts"].items()
     ]
-    whole = ("network", f"{network['parameters']:,}", _gb(network["bytes"]))
-    _table(console, ("weights", "parameters", "GB"), [*parts, whole])
+    whole = ("network", f"{network['parameters']:,}", gb(network["bytes"]))
+    print_table(console, ("weights", "parameters", "GB"), [*parts, whole])
     work = {
         "text keys and values": "keys and values of the text",
         "forward": "one pass of the network",
         "denoising": f"denoising: {told['forwards']} passes",
     }
     rate = f"{told['flops_per_s'] / 1e12:g} TFLOP/s"
-    _table(
+    print_table(
         console,
         ("work", "TFLOP", f"s at {rate}"),
-        [(name, _tera(told["flops"][key]), f"{told['seconds'][key]:.3g}") for key, name in work.items()],
+        [(name, tera(told["flops"][key]), f"{told['seconds'][key]:.3g}") for key, name in work.items()],
     )
-    _table(
+    print_table(
         console,
         ("memory beyond weights", "GB"),
         [
-            ("activations of one pass", _gb(told["activation_bytes"])),
-            ("keys and values of the text", _gb(told["text_bytes"])),
-            *((f"{modality} decoding", _gb(size)) for modality, size in told["decode_bytes"].items()),
+            ("activations of one pass", gb(told["activation_bytes"])),
+            ("keys and values of the text", gb(told["text_bytes"])),
+            *((f"{modality} decoding", gb(size)) for modality, size in told["decode_bytes"].items()),
         ],
     )
     phases = list(next(iter(told["peaks"].values())))
-    _table(
+    print_table(
         console,
         ("plan: GB on the device", *phases),
-        [(name, *(_gb(found[phase]) for phase in phases)) for name, found in told["peaks"].items()],
+        [(name, *(gb(found[phase]) for phase in phases)) for name, found in told["peaks"].items()],
     )
     for card in told["cards"]:
         console.print(f"{card['gb']:g} GB: {card['told']}", highlight=False)
         for warning in card.get("warnings", ()):
             console.print(f"  warning: {warning}", highlight=False)
-
-
-def _table(console: Console, header: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
-    from rich import box
-    from rich.table import Table
-
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
-    for i, title in enumerate(header):
-        table.add_column(title, justify="right" if i else "left", no_wrap=True)
-    for row in rows:
-        table.add_row(*row)
-    console.print(table, highlight=False)
-
-
-def _gb(size: float) -> str:
-    return f"{size / 1e9:.2f}" if size >= 1e7 else f"{size / 1e9:.2g}"
-
-
-def _tera(flops: float) -> str:
-    return f"{flops / 1e12:,.1f}" if flops >= 1e11 else f"{flops / 1e12:.2g}"
+    if told["training"] is not None:
+        show_training(console, told["training"])

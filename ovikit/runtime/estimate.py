@@ -106,7 +106,7 @@ def estimate(
     """What the recipe takes for ``clips`` at a time, on a device that multiplies float8 or not."""
     attend = _Attend()
     plain = Spread(ONE_PROCESS.partition, lambda _: attend)
-    model = build_model(_with_plain_attention(recipe), codecs, conditioner, "meta", plain).eval()
+    model = build_model(with_plain_attention(recipe), codecs, conditioner, "meta", plain).eval()
     layers, resident, parts = _weights(model, recipe)
     parts |= {"text encoder": _part(conditioner)}
     parts |= {f"{modality} codec": _part(codec) for modality, codec in codecs.items() if modality in model.modalities}
@@ -146,7 +146,7 @@ def _part(component: object) -> Part:
     return Part(None, component.weight_bytes() if isinstance(component, Weighted) else 0)
 
 
-def _with_plain_attention(recipe: Recipe) -> Recipe:
+def with_plain_attention(recipe: Recipe) -> Recipe:
     """The recipe with the attention that every machine has: which kernel computes it changes no figure here."""
     plain = installed_catalog().find("attention", "sdpa").component
     attention = Slot("attention", "sdpa", plain.config())

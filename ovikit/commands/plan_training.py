@@ -1,0 +1,108 @@
+"""What ``ovikit plan`` says of a recipe that trains: memory of each device, FLOPs of a step."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from ovikit.commands.tables import gb, print_table, tera
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from ovikit.recipe.models import Recipe
+    from ovikit.runtime.training_estimate import Kept, TrainingEstimate
+
+DEVICES = (1, 2, 4, 8, 16, 64)
+COMPUTED = {"32-true": 4, "bf16-mixed": 2, "16-mixed": 2, "bf16-true": 2, "64-true": 8}
+"""Bytes of a number that a step computes with, by ``training.trainer.precision``."""
+
+
+def training_figures(recipe: Recipe) -> dict[str, Any] | None:
+    """Everything that the command shows of training, as plain values; None where the recipe does not train."""
+    if recipe.training is None:
+        return None
+    one, kept = _estimate(recipe), kept_of(recipe)
+    chosen = recipe.training.trainer.precision
+    table = [
+        {
+            "sharing": sharing, "devices": devices, "checkpointed": checkpointed,
+            "bytes": one.per_device(sharing, devices, checkpointed, kept),
+        }
+        for sharing, counts in (("ddp", DEVICES[:1]), ("fsdp", DEVICES[1:]))
+        for devices in counts
+        for checkpointed in (False, True)
+    ]  # fmt: skip
+    return {
+        "trained": one.trained,
+        "frozen": one.frozen,
+        "clips": one.clips,
+        "precision": chosen,
+        "activation_bytes": {"kept": one.activations[False], "checkpointed": one.activations[True]},
+        "flops": {"kept": one.flops[False], "checkpointed": one.flops[True]},
+        "devices": [row | {"total": sum(row["bytes"].values())} for row in table],
+    }
+
+
+def kept_of(recipe: Recipe) -> Kept:
+    """How a run of the recipe keeps its numbers."""
+    from ovikit.runtime.training_estimate import Kept
+
+    training = recipe.training
+    assert training is not None
+    computed = COMPUTED[training.trainer.precision]
+    whole = computed if training.trainer.precision.endswith("-true") else 4
+    return Kept(
+        trained=whole, frozen=whole, computed=computed, optimizer=2 * whole,
+        average=max(4, whole) if training.ema is not None else 0,
+    )  # fmt: skip
+
+
+def _estimate(recipe: Recipe) -> TrainingEstimate:
+    from ovikit.recipe import build
+    from ovikit.runtime.training_estimate import CountedAttend, estimate_training
+    from ovikit.training.parameters import select_trained, stage_modalities
+    from ovikit.types import AV
+
+    training, attend = build.training_of(recipe), CountedAttend()
+    codecs, conditioner = build.build_codecs(recipe), build.build_conditioner(recipe)
+    spread = build.Spread(build.ONE_PROCESS.partition, lambda _: attend)
+    model = build.build_model(_computing(recipe), codecs, conditioner, "meta", spread)
+    select_trained(model, training.stage, training.freeze)
+    own = AV.of({m: codecs[m] for m in stage_modalities(training.stage)})
+    shapes, grids = own.map(lambda codec: codec.shape()), own.map(lambda codec: codec.grid())
+    return estimate_training(model, attend, shapes, grids, conditioner.width, training.batch_size)
+
+
+def _computing(recipe: Recipe) -> Recipe:
+    """The recipe with a network in the format that its steps compute in, and the attention that every machine has."""
+    from ovikit.recipe.build import training_of
+    from ovikit.runtime.estimate import with_plain_attention
+
+    dtype = {8: "float64", 4: "float32", 2: "bfloat16"}[COMPUTED[training_of(recipe).trainer.precision]]
+    chosen = recipe.model.precision.model_copy(update={"dtype": dtype})
+    model = recipe.model.model_copy(update={"precision": chosen})
+    return with_plain_attention(recipe.model_copy(update={"model": model}))
+
+
+def show_training(console: Console, told: dict[str, Any]) -> None:
+    """Prints what ``training_figures`` has found."""
+    counted, clips = told["flops"], told["clips"]
+    console.print(
+        f"training: {told['trained']:,} parameters of {told['trained'] + told['frozen']:,}, in {told['precision']},"
+        f" {clips} clip{'s' if clips > 1 else ''} a micro-batch: {tera(counted['kept'])} TFLOP,"
+        f" {tera(counted['checkpointed'])} with activation checkpointing",
+        highlight=False,
+    )
+    kept, again = told["activation_bytes"]["kept"], told["activation_bytes"]["checkpointed"]
+    console.print(f"activations of a micro-batch: {gb(kept)} GB, checkpointed {gb(again)} GB", highlight=False)
+    header = ("GB on each device", "weights", "gradients", "states", "in all", "checkpointed")
+    print_table(console, header, [_row(row, kept - again) for row in told["devices"] if not row["checkpointed"]])
+
+
+def _row(row: dict[str, Any], saved: int) -> tuple[str, ...]:
+    """A line of the table. saved: bytes of activations that checkpointing spares."""
+    found = row["bytes"]
+    name = "1, or any of ddp" if row["devices"] == 1 else f"{row['devices']}, {row['sharing']}"
+    weights = found["weights"] + found.get("copies", 0) + found.get("gathered", 0)
+    parts = (weights, found["gradients"], found["optimizer"] + found["average"], row["total"], row["total"] - saved)
+    return (name, *map(gb, parts))

@@ -1,0 +1,237 @@
+"""What a step of training takes on each device, without weights and without a device.
+
+A forward and a backward run once on the meta device, where everything that lives is counted: so ``activations`` holds
+for any tower, fusion and adapter, and for whatever is frozen (what no gradient passes through keeps nothing).
+
+======================  =======================================================================================
+on every device          bytes
+======================  =======================================================================================
+weights                 4 each if trained (the float32 masters), else as they are frozen
+copies                  2 for each weight that a step computes with in 16 bits and that is kept in more
+gradients               as the trained weights
+optimizer               two numbers for each trained weight (of a byte each with 8-bit states)
+average                 4 for each trained weight, unless it is kept on the host
+activations             of one micro-batch
+======================  =======================================================================================
+
+``fsdp`` divides all but the activations by the devices, and adds what is gathered: two layers and what lies outside the
+layers, with one layer's gradients. ``ddp`` divides nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+from torch.utils.flop_counter import FlopCounterMode
+
+from ovikit.networks.joint import JointModel
+from ovikit.networks.peak import PeakBytes
+from ovikit.types import AV, Text, TokenGrid
+
+Sharing = Literal["ddp", "fsdp"]
+GATHERED_LAYERS = 2
+"""Layers that FSDP holds whole at a time: the one at work and the one that comes next."""
+
+
+class _Attention(torch.autograd.Function):
+    """Attention as a fused kernel allocates: forward keeps its inputs, its output and one number a query."""
+
+    @staticmethod
+    def forward(ctx: Any, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+        out = torch.empty_like(query)
+        ctx.save_for_backward(query, key, value, out, query.new_empty(query.shape[:3], dtype=torch.float32))
+        return out
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        query, key, value, _, _ = ctx.saved_tensors
+        return torch.empty_like(query), torch.empty_like(key), torch.empty_like(value)
+
+
+class CountedAttend:
+    """An ``attend`` that computes nothing, and counts what a fused kernel would do in forward and backward."""
+
+    def __init__(self) -> None:
+        self.flops = 0
+
+    def __call__(self, query: Tensor, key: Tensor, value: Tensor, lengths: Tensor | None = None) -> Tensor:
+        batch, queries, heads, width = query.shape
+        # two products forward; five backward, where anything in them is learned
+        learned = torch.is_grad_enabled() and any(x.requires_grad for x in (query, key, value))
+        self.flops += (14 if learned else 4) * batch * heads * queries * key.shape[1] * width
+        return _Attention.apply(query, key, value)  # type: ignore[no-any-return]
+
+
+@dataclass(frozen=True, slots=True)
+class Kept:
+    """How the numbers of a run are kept. Bytes.
+
+    trained:   of a weight that is trained, and of its gradient
+    frozen:    of a weight that is not
+    computed:  of the format that a step computes in
+    optimizer: of the optimizer's states, for a trained weight
+    average:   of the moving average, for a trained weight; 0: none, or on the host
+    """
+
+    trained: int = 4
+    frozen: int = 4
+    computed: int = 4
+    optimizer: int = 8
+    average: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class TrainingEstimate:
+    """What a micro-batch takes.
+
+    clips:        of the micro-batch
+    trained, frozen: parameters
+    layers:       (trained, frozen) of each layer
+    outside:      (trained, frozen) of what lies outside the layers
+    activations:  bytes at the peak of forward and backward, by whether layers are checkpointed
+    flops:        of forward and backward, likewise
+    """
+
+    clips: int
+    layers: tuple[tuple[int, int], ...]
+    outside: tuple[int, int]
+    activations: Mapping[bool, int]
+    flops: Mapping[bool, int]
+
+    @property
+    def trained(self) -> int:
+        return self.outside[0] + sum(one for one, _ in self.layers)
+
+    @property
+    def frozen(self) -> int:
+        return self.outside[1] + sum(one for _, one in self.layers)
+
+    def per_device(self, sharing: Sharing, devices: int, checkpointed: bool, kept: Kept) -> dict[str, int]:
+        """Bytes on each of the devices, by what they are for."""
+        shards = devices if sharing == "fsdp" else 1
+        trained, frozen = self.trained, self.frozen
+        wide = (trained if kept.trained > kept.computed else 0) + (frozen if kept.frozen > kept.computed else 0)
+        found = {
+            "weights": (kept.trained * trained + kept.frozen * frozen) // shards,
+            "gradients": kept.trained * trained // shards,
+            "optimizer": kept.optimizer * trained // shards,
+            "average": kept.average * trained // shards,
+        }
+        if shards > 1:
+            largest = max(self.layers, key=sum)
+            held = GATHERED_LAYERS * sum(largest) + sum(self.outside)
+            found["gathered"] = kept.computed * held + kept.trained * largest[0]
+        else:
+            found["copies"] = kept.computed * wide
+        return found | {"activations": self.activations[checkpointed]}
+
+
+def estimate_training(
+    model: JointModel,
+    attend: CountedAttend,
+    latents: AV[tuple[int, ...]],
+    grids: AV[TokenGrid],
+    text_width: int,
+    clips: int,
+) -> TrainingEstimate:
+    """What a micro-batch of ``clips`` takes.
+
+    model:   on the meta device, in the format that a step computes in, built with ``attend``; what it trains requires
+             gradients
+    latents: shapes of a clip's, without the batch, of the modalities that are trained
+    """
+    step = _Step(model, latents, grids, text_width, clips)
+    activations: dict[bool, int] = {}
+    with _dropped_gradients(model):
+        for checkpointed in (False, True):
+            with _checkpointed(model, checkpointed), PeakBytes() as counted:
+                step()
+            activations[checkpointed] = counted.peak
+        learned = _flops(step, attend)
+    with torch.no_grad():
+        again = _flops(step.forward, attend)  # what checkpointed layers compute a second time
+    return TrainingEstimate(clips, *_sizes(model), activations, {False: learned, True: learned + again})
+
+
+class _Step:
+    """One micro-batch on the meta device."""
+
+    def __init__(
+        self, model: JointModel, shapes: AV[tuple[int, ...]], grids: AV[TokenGrid], text_width: int, clips: int
+    ) -> None:
+        self.model, self.grids = model, grids
+        dtype = next(model.parameters()).dtype
+        with torch.device("meta"):
+            text = Text(torch.empty(clips, 1, text_width, dtype=dtype), torch.empty(clips, dtype=torch.int64))
+            self.latents = shapes.map(lambda shape: torch.empty(clips, *shape, dtype=dtype))
+            self.sigma = shapes.map(lambda _: torch.empty(clips, dtype=torch.float64))
+        self.text = shapes.map(lambda _: text)
+
+    def forward(self) -> AV[Tensor]:
+        context = self.model.embed_text(self.text, cache=False)
+        return self.model(self.latents, self.sigma, context, self.grids)
+
+    def __call__(self) -> None:
+        torch.stack([one.float().square().mean() for one in self.forward().values()]).sum().backward()
+
+
+def _flops(run: Callable[[], object], attend: CountedAttend) -> int:
+    """Counted apart from the bytes: the counter keeps alive what checkpointing would let go."""
+    attend.flops = 0
+    with FlopCounterMode(display=False) as counter:
+        run()
+    return counter.get_total_flops() + attend.flops
+
+
+@contextmanager
+def _checkpointed(model: JointModel, on: bool) -> Iterator[None]:
+    """Layers keep nothing but what enters them, and are computed again in the backward."""
+    if not on:
+        yield
+        return
+    layers = list(model.layers)
+
+    def wrapped(layer: nn.Module) -> Any:
+        own = layer.forward
+        return lambda *args: checkpoint(own, *args, use_reentrant=False, preserve_rng_state=False)
+
+    try:
+        for layer in layers:
+            layer.forward = wrapped(layer)
+        yield
+    finally:
+        for layer in layers:
+            layer.__dict__.pop("forward", None)
+
+
+@contextmanager
+def _dropped_gradients(model: nn.Module) -> Iterator[None]:
+    """Gradients of weights are dropped as they are made: they are counted apart."""
+
+    def drop(parameter: Tensor) -> None:
+        parameter.grad = None
+
+    hooks = [p.register_post_accumulate_grad_hook(drop) for p in model.parameters() if p.requires_grad]
+    try:
+        yield
+    finally:
+        for hook in hooks:
+            hook.remove()
+
+
+def _sizes(model: JointModel) -> tuple[tuple[tuple[int, int], ...], tuple[int, int]]:
+    """(trained, frozen) parameters of each layer, and of what lies outside the layers."""
+    layers = tuple(_counted(layer) for layer in model.layers)
+    whole = _counted(model)
+    return layers, (whole[0] - sum(one for one, _ in layers), whole[1] - sum(one for _, one in layers))
+
+
+def _counted(module: nn.Module) -> tuple[int, int]:
+    trained = sum(p.numel() for p in module.parameters() if p.requires_grad)
+    return trained, sum(p.numel() for p in module.parameters()) - trained
