@@ -137,7 +137,7 @@ def _training_step(
     batch = Batch([0], latents, latents.map(lambda _: text), text)
 
     def step() -> None:
-        losses = module.losses(batch, 0)
+        losses = module.losses(batch)
         torch.stack(list(losses.values())).sum().backward()
         optimizer.step()
         optimizer.zero_grad()

@@ -99,7 +99,10 @@ class Training(Section):
     data: Annotated[Slot, Of("dataset")]
     """The clips to learn from."""
     batch_size: PositiveInt
-    """Clips per optimizer step and device."""
+    """Clips of a micro-batch: what one device computes at a time."""
+    micro_batches: PositiveInt = 1
+    """Micro-batches of an optimizer step, shared out over the devices; each adds up the gradients of its share. The
+    same number gives the same training on any number of devices that divides it."""
     text_dropout: Probability = 0.0
     """Probability that a clip is trained without its prompt."""
     same_noise: bool = False

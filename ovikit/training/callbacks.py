@@ -15,6 +15,7 @@ import lightning as L  # as its documentation writes it
 
 from ovikit.files import atomic_path
 from ovikit.layout import LAST_CHECKPOINT
+from ovikit.training.batches import Batch
 
 
 class StopOnSignal(L.Callback):
@@ -45,7 +46,8 @@ class StopOnSignal(L.Callback):
     def on_train_batch_end(
         self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        if self.received is not None:
+        assert isinstance(batch, Batch)
+        if self.received is not None and batch.last:
             trainer.should_stop = True
 
     def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
@@ -71,6 +73,9 @@ class Checkpoints(L.Callback):
     def on_train_batch_end(
         self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
+        assert isinstance(batch, Batch)
+        if not batch.last:
+            return
         step = trainer.global_step
         if step % self.every == 0 or step == trainer.max_steps or trainer.should_stop:
             self.save(trainer)

@@ -10,7 +10,7 @@ from torch.utils.data import DataLoader
 
 from ovikit.data.latents import LatentClips
 from ovikit.data.sampler import EpochSampler
-from ovikit.training.batches import Batch, BatchStream, Steps
+from ovikit.training.batches import Batch, BatchStream, Share, Turns
 
 
 class LatentData(L.LightningDataModule):
@@ -20,20 +20,21 @@ class LatentData(L.LightningDataModule):
     run goes on with the very batch that the interrupted one would have had.
     """
 
-    def __init__(self, clips: LatentClips, sampler: EpochSampler, workers: int = 0) -> None:
+    def __init__(self, clips: LatentClips, sampler: EpochSampler, workers: int = 0, micro_batches: int = 1) -> None:
         super().__init__()
-        self.clips, self.sampler, self.workers = clips, sampler, workers
+        self.clips, self.sampler, self.workers, self.micro_batches = clips, sampler, workers, micro_batches
 
     def train_dataloader(self) -> Iterable[Batch]:
         assert self.trainer is not None  # Lightning attaches it before it asks
-        stream = BatchStream(self.clips, self.sampler, self.trainer.global_step)
+        share = Share(self.micro_batches, self.trainer.global_rank, self.trainer.world_size)
+        stream = BatchStream(self.clips, self.sampler, self.trainer.global_step, share)
         if self.workers == 0:
             return stream
         # Workers get their seeds from the loader's generator; without one they would use up global randomness.
         return DataLoader(
             stream,  # type: ignore[arg-type]  # a Dataset by what it does, with an endless sampler
             batch_size=None,
-            sampler=Steps(stream),
+            sampler=Turns(stream),
             num_workers=self.workers,
             generator=torch.Generator().manual_seed(self.sampler.seed),
         )

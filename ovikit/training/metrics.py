@@ -15,6 +15,7 @@ from torch.optim.lr_scheduler import LambdaLR
 
 from ovikit.files import atomic_write_text, writing
 from ovikit.layout import read_metrics
+from ovikit.training.batches import Batch
 from ovikit.training.module import JointTraining
 from ovikit.training.watch import loss_name
 from ovikit.types import Modality
@@ -62,8 +63,8 @@ class Metrics(L.Callback):
     """Sends a row to the loggers every ``every`` steps and at the last one: losses are means since the row before.
     One that no step since then had, because its modality was given in all of their clips, stays empty."""
 
-    def __init__(self, every: int, clips: int, batch_size: int) -> None:
-        self.every, self.clips, self.batch_size = every, clips, batch_size
+    def __init__(self, every: int, clips: int, clips_per_step: int) -> None:
+        self.every, self.clips, self.clips_per_step = every, clips, clips_per_step
         self.last_row: dict[str, float] = {}
         self._before_s, self._since = 0.0, time.monotonic()
 
@@ -78,6 +79,9 @@ class Metrics(L.Callback):
     def on_train_batch_end(
         self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
+        assert isinstance(batch, Batch)
+        if not batch.last:
+            return
         step = trainer.global_step
         if step % self.every and step != trainer.max_steps:
             return
@@ -89,7 +93,7 @@ class Metrics(L.Callback):
         schedule = trainer.lr_scheduler_configs[0].scheduler
         assert isinstance(schedule, LambdaLR)
         self.last_row = {
-            "epoch": round(step * self.batch_size / self.clips, 4),
+            "epoch": round(step * self.clips_per_step / self.clips, 4),
             **means,
             # Lightning has moved the schedule on already; the rate that this step was made with is one before.
             "lr": float(schedule.base_lrs[0]) * schedule.lr_lambdas[0](step - 1),

@@ -55,31 +55,32 @@ class JointTraining(L.LightningModule):
         self.make_optimizer = optimizer
         self.seed, self.choices, self.gradient_clip = seed, choices, gradient_clip
         self.gradient_norm: Tensor | None = None
-        self._batch: list[int] = []
+        self._batch: list[int] = []  # the clips of the step under way
+        self._step = -1
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """The weighted loss of a batch. On the CPU, NonFiniteError before the weights can be spoilt."""
-        # The step is the optimizer's, not ``batch_idx``: that one restarts, and what is drawn must not.
-        step = self.global_step
-        losses = self.losses(batch, step)
+        losses = self.losses(batch)
         total = torch.stack([self.objective.weights[m] * loss for m, loss in losses.items()]).sum()
-        self._batch = list(batch.clips)
-        given = self._given(len(self._batch), step)
+        if batch.step != self._step:
+            self._step, self._batch = batch.step, []
+        self._batch = [*self._batch, *batch.clips]
+        given = self._given(batch)
         absent = [loss_name(m) for m, held in given.items() if held.all()]
-        self.watch.record(step + 1, named_losses(total, losses), self._batch, absent)
+        self.watch.record(batch.step + 1, named_losses(total, losses), list(batch.clips), absent)
         return total
 
-    def losses(self, batch: Batch, step: int) -> AV[Tensor]:
-        """The mean loss of each modality of a batch, with the random numbers of step ``step``: over the clips in which
-        it is not given."""
-        place = (step, self.global_rank)
+    def losses(self, batch: Batch) -> AV[Tensor]:
+        """The mean loss of each modality of a micro-batch, with the random numbers of its place in the run: over the
+        clips in which it is not given."""
+        place = (batch.step, batch.part)
         data = batch.latents
         size = next(iter(data.values())).shape[0]
         small = generator_for(self.seed, "levels", *place)
         sigma = self.objective.sample_sigma(small, size)
         dropped = torch.rand(size, generator=small, dtype=torch.float32) < self.choices.text_dropout
         noise = draw_noise(data.map(lambda x: x.shape), next(data.values()), self.choices.same_noise, self.seed, *place)
-        given = self._given(size, step)
+        given = self._given(batch)
         # Mixed at level 0, a given modality is its data; its tower is told that level.
         sigma = sigma if not given.modalities else sigma.zip(given, lambda level, held: level.masked_fill(held, 0))
         sigma = data.zip(sigma, lambda x, level: level.to(x.device))
@@ -90,12 +91,12 @@ class JointTraining(L.LightningModule):
         losses = self.objective.loss(prediction, data.zip(noise, path.velocity), given.zip(data, learned_mask))
         return mean_learned(losses, given) if given.modalities else losses.map(torch.mean)
 
-    def _given(self, size: int, step: int) -> AV[Tensor]:
-        """(b,) bool on the CPU: which clips of a step are given a modality; nothing where the recipe never does so."""
+    def _given(self, batch: Batch) -> AV[Tensor]:
+        """(b,) bool on the CPU: which clips are given a modality; nothing where the recipe never does so."""
         chances = self.choices.given
         if not any(chances.values()):
             return AV()
-        return draw_given(chances, size, self.seed, step, self.global_rank)
+        return draw_given(chances, len(batch.clips), self.seed, batch.step, batch.part)
 
     def _predict(self, noisy: AV[Tensor], sigma: AV[Tensor], text: AV[Text]) -> AV[Tensor]:
         dtype = next(self.model.parameters()).dtype
@@ -130,11 +131,22 @@ class JointTraining(L.LightningModule):
         }
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        _count_micro_batches(checkpoint, self.trainer.accumulate_grad_batches)
         kept: Mapping[str, Any] = checkpoint["ovikit"]
         self.watch.load_state_dict(kept["watch"])
         torch.set_rng_state(kept["rng"].cpu())
         if torch.cuda.is_available() and len(kept["rng_cuda"]) == torch.cuda.device_count():
             torch.cuda.set_rng_state_all([state.cpu() for state in kept["rng_cuda"]])
+
+
+def _count_micro_batches(checkpoint: dict[str, Any], own: int) -> None:
+    """Tells Lightning how many micro-batches make the steps of a checkpoint now: as many processes as wrote it may have
+    shared them otherwise, and Lightning steps at every ``own``-th that it has counted."""
+    progress = checkpoint["loops"]["fit_loop"]["epoch_loop.batch_progress"]
+    done = checkpoint["global_step"] * own
+    for counts in (progress["total"], progress["current"]):
+        # checkpoints are written while the last micro-batch of a step is being completed
+        counts.update(ready=done, started=done, processed=done, completed=done - 1)
 
 
 class AdamWCosine:

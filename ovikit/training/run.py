@@ -26,6 +26,7 @@ from ovikit.recipe import build
 from ovikit.recipe.lock import write_lock
 from ovikit.recipe.models import Recipe
 from ovikit.recipe.training import Training
+from ovikit.training.batches import Share
 from ovikit.training.callbacks import Checkpoints, StopOnSignal
 from ovikit.training.datamodule import LatentData
 from ovikit.training.display import TrainingProgress, choices_table, encoding_progress, freeze_table, training_table
@@ -182,13 +183,14 @@ def _fit(
 ) -> TrainResult:  # fmt: skip
     settings = training.trainer
     ema = Ema(training.ema.decay) if training.ema is not None else None
-    metrics = Metrics(settings.log_every_steps, len(clips), training.batch_size)
+    metrics = Metrics(settings.log_every_steps, len(clips), training.batch_size * training.micro_batches)
     stop = StopOnSignal(console.print)
     checkpoints = Checkpoints(folder.checkpoints, settings.checkpoint_every_steps)
     shown = TrainingProgress(console, metrics)
     callbacks: list[L.Callback] = [one for one in (ema, metrics, stop, shown, checkpoints) if one is not None]
     log = CsvLog(folder.metrics, columns(clips.latents.modalities), start or 0)
-    data = LatentData(clips, EpochSampler(len(clips), training.batch_size, training.seed), settings.workers)
+    sampler = EpochSampler(len(clips), training.batch_size, training.seed)
+    data = LatentData(clips, sampler, settings.workers, training.micro_batches)
     if start is not None:
         console.print(f"going on from step {start} of {settings.max_steps}")
     with _quiet_lightning():
@@ -212,6 +214,7 @@ def make_trainer(training: Training, folder: Path, callbacks: list[L.Callback], 
     settings = training.trainer
     return L.Trainer(
         max_steps=settings.max_steps,
+        accumulate_grad_batches=Share(training.micro_batches, 0, settings.devices).own,
         accelerator=settings.accelerator,
         devices=settings.devices,
         precision=settings.precision,

@@ -70,7 +70,7 @@ def _one_step(recipe: Recipe, model: JointModel) -> float:
     latents = codecs.map(lambda codec: torch.randn((2, *codec.shape()), generator=generator))
     text = conditioner.encode(PROMPTS)
     batch = Batch([0, 1], latents, latents.map(lambda _: text), conditioner.encode([""]))
-    losses = module.losses(batch, 0)
+    losses = module.losses(batch)
     total = torch.stack(list(losses.values())).sum()
     total.backward()
     untouched = [name for name, p in model.named_parameters() if p.grad is None or not p.grad.isfinite().all()]

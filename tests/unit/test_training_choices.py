@@ -77,7 +77,7 @@ class Trained:
         return BatchStream(self.clips, EpochSampler(len(self.clips), 3, 5))[step]
 
     def losses(self, step: int) -> AV[Tensor]:
-        return self.module.losses(self.batch(step), step)
+        return self.module.losses(self.batch(step))
 
 
 def test_with_nothing_chosen_the_losses_are_those_that_they_always_were(recipe: Recipe) -> None:

@@ -20,6 +20,7 @@ from ovikit.recipe.load import load_recipe
 from ovikit.recipe.lock import write_lock
 from ovikit.recipe.models import Recipe
 from ovikit.training import run as runs
+from ovikit.training.batches import Share
 from ovikit.training.callbacks import Checkpoints
 from ovikit.training.watch import NonFiniteError
 
@@ -49,7 +50,7 @@ def stop_after(monkeypatch: pytest.MonkeyPatch, step: int, number: signal.Signal
     real = runs.JointTraining.training_step
 
     def training_step(self: Any, batch: Any, batch_idx: int) -> Any:
-        if self.global_step == step - 1:
+        if (batch.step, batch.part) == (step - 1, 0):
             os.kill(os.getpid(), number)
         return real(self, batch, batch_idx)
 
@@ -241,9 +242,9 @@ def test_nan_stops_with_step_clips_and_checkpoint(tmp_path: Path, monkeypatch: p
     recipe = recipe_of(tmp_path)
     real = runs.JointTraining.losses
 
-    def losses(self: Any, batch: Any, step: int) -> Any:
-        found = real(self, batch, step)
-        return found.map(lambda loss: loss * torch.nan) if step == 5 else found
+    def losses(self: Any, batch: Any) -> Any:
+        found = real(self, batch)
+        return found.map(lambda loss: loss * torch.nan) if batch.step == 5 else found
 
     monkeypatch.setattr(runs.JointTraining, "losses", losses)
     with pytest.raises(NonFiniteError) as caught:
@@ -261,9 +262,9 @@ def test_infinite_gradient_stops_before_the_step(tmp_path: Path, monkeypatch: py
     recipe = recipe_of(tmp_path)
     real = runs.JointTraining.losses
 
-    def losses(self: Any, batch: Any, step: int) -> Any:
-        found = real(self, batch, step)
-        if step == 1:
+    def losses(self: Any, batch: Any) -> Any:
+        found = real(self, batch)
+        if batch.step == 1:
             next(self.model.parameters()).register_hook(lambda grad: grad * torch.inf)
         return found
 
@@ -382,3 +383,52 @@ def test_other_precisions_train_and_resume_exactly(
     assert {value.dtype for value in weights.values()} == {kept}
     average = checkpoint_of(tmp_path / "parts", 9)["callbacks"]["Ema"]["average"]
     assert {value.dtype for value in average.values()} == {torch.promote_types(kept, torch.float32)}
+
+
+def test_a_step_takes_the_mean_gradient_of_its_micro_batches(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The norm in the log is that of the mean of gradients computed one by one, from the very batches of the run."""
+    options = ("training.micro_batches=3", "training.trainer.max_steps=1", "training.trainer.log_every_steps=1")
+    recipe = recipe_of(tmp_path, overrides=(*options, "training.trainer.precision=64-true"))
+    real, gradients, places = runs.JointTraining.training_step, [], []
+
+    def training_step(self: Any, batch: Any, batch_idx: int) -> Any:
+        alone = real(self, batch, batch_idx)
+        trained = [p for p in self.parameters() if p.requires_grad]
+        gradients.append(torch.cat([g.flatten() for g in torch.autograd.grad(alone, trained, materialize_grads=True)]))
+        places.append((batch.step, batch.part, batch.last))
+        self.watch.take_means()
+        return real(self, batch, batch_idx)
+
+    monkeypatch.setattr(runs.JointTraining, "training_step", training_step)
+    runs.train(recipe, tmp_path / "run")
+    assert places == [(0, 0, False), (0, 1, False), (0, 2, True)]
+    assert not torch.equal(gradients[0], gradients[1])
+    norm = torch.stack(gradients).mean(0).norm().item()
+    (row,) = rows_of(tmp_path / "run")
+    assert float(row["grad_norm"]) == pytest.approx(norm, rel=1e-9)
+    assert float(row["epoch"]) == pytest.approx(9 / 7, abs=1e-4)
+
+
+def test_processes_share_the_micro_batches_of_a_step() -> None:
+    whole = Share(6)
+    parts = {rank: Share(6, rank, 3) for rank in range(3)}
+    for step in range(4):
+        own = [share.place(step * share.own + mine) for share in parts.values() for mine in range(share.own)]
+        assert sorted(own) == [whole.place(step * 6 + part) for part in range(6)]
+    with pytest.raises(UserError, match=r"6 micro-batches cannot be shared equally by 4 processes.*\n.*=8"):
+        Share(6, 0, 4)
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_a_run_of_micro_batches_is_resumed_at_the_right_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, workers: int
+) -> None:
+    recipe = recipe_of(tmp_path, overrides=("training.micro_batches=3", f"training.trainer.workers={workers}"))
+    runs.train(recipe, tmp_path / "whole")
+    with monkeypatch.context() as patched:
+        stop_after(patched, 5, signal.SIGTERM)
+        stopped = runs.train(recipe, tmp_path / "parts")
+    assert (stopped.step, stopped.stopped_by) == (5, signal.SIGTERM)
+    runs.train(recipe, tmp_path / "parts", resume=True)
+    assert rows_of(tmp_path / "parts") == rows_of(tmp_path / "whole")
+    assert_same(load_file(tmp_path / "whole/weights.safetensors"), load_file(tmp_path / "parts/weights.safetensors"))
