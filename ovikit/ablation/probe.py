@@ -31,7 +31,8 @@ from ovikit.recipe.load import load_suite
 from ovikit.recipe.models import Recipe
 from ovikit.training.batches import Batch
 from ovikit.training.draws import Choices
-from ovikit.training.module import AdamWCosine, JointTraining
+from ovikit.training.module import JointTraining
+from ovikit.training.optimizer import AdamWCosine
 from ovikit.training.parameters import select_trained, stage_modalities
 from ovikit.training.watch import LossWatch
 from ovikit.types import AV, Text

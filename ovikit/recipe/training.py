@@ -18,11 +18,26 @@ from pydantic_core.core_schema import ValidationInfo
 from ovikit.recipe.sections import Of, Section, Seed, Slot
 
 
+class Rates(Section):
+    """Factors of the learning rate."""
+
+    video: PositiveFloat = 1.0
+    """Of the video tower."""
+    audio: PositiveFloat = 1.0
+    """Of the audio tower."""
+    fusion: PositiveFloat = 1.0
+    """Of the fusion."""
+
+
 class Optimizer(Section):
     """AdamW with a linear warm-up and a cosine decay."""
 
+    kind: Literal["adamw", "adamw-8bit"] = "adamw"
+    """adamw-8bit keeps the running means of large parameters in 8 bits instead of 32 (extra ``quant``)."""
     learning_rate: PositiveFloat
     """Highest learning rate, reached after the warm-up."""
+    rates: Rates = Rates()
+    """Factors of it for the parts of the model: those who fine-tune Ovi found that its audio learns more slowly."""
     betas: tuple[Annotated[float, Field(ge=0, lt=1)], Annotated[float, Field(ge=0, lt=1)]] = Field(
         default=(0.9, 0.999), strict=False
     )
@@ -42,6 +57,8 @@ class Ema(Section):
 
     decay: Annotated[float, Field(gt=0, lt=1)]
     """Share of the old average that each step keeps."""
+    on: Literal["device", "host"] = "device"
+    """Where the average is kept; host: in the memory of the machine, at the cost of a copy of the weights a step."""
 
 
 class Trainer(Section):
@@ -61,6 +78,11 @@ class Trainer(Section):
     """Steps between two rows of metrics.csv."""
     checkpoint_every_steps: PositiveInt = 500
     """Steps between two checkpoints."""
+    activation_checkpointing: bool = False
+    """Layers keep nothing but their inputs, and are computed again in the backward: far less memory, a third more
+    work."""
+    compile: bool = False
+    """Compile the layers with torch.compile."""
     workers: NonNegativeInt = 0
     """Processes that prepare batches; 0: the training process itself."""
 

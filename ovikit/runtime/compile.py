@@ -22,6 +22,7 @@ class _Compiling:
 
     def __init__(self, layers: list[nn.Module], backend: str | Callable[..., Any], options: dict[str, Any]) -> None:
         self._layers, self._backend, self._options = layers, backend, options
+        self._own = [layer.__dict__.get("forward") for layer in layers]
         self.failed: str | None = None
 
     def wrap(self, layer: nn.Module) -> None:
@@ -45,8 +46,15 @@ class _Compiling:
         words = str(error).strip().splitlines() or [type(error).__name__]
         self.failed = " ".join(words[:2])  # the second line is what the compiler said
         _log.warning("the layers cannot be compiled here, so they run uncompiled: %s", self.failed)
-        for layer in self._layers:
-            layer.__dict__.pop("forward", None)
+        for layer, own in zip(self._layers, self._own, strict=True):
+            _put(layer, own)
+
+
+def _put(layer: nn.Module, forward: Callable[..., Any] | None) -> None:
+    """Puts a ``forward`` before the one of the layer's class; None: nothing."""
+    layer.__dict__.pop("forward", None)
+    if forward is not None:
+        layer.forward = forward
 
 
 def compile_layers(model: JointModel, backend: str | Callable[..., Any] = "inductor") -> None:

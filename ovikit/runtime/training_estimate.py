@@ -27,11 +27,11 @@ from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
-from torch.utils.checkpoint import checkpoint
 from torch.utils.flop_counter import FlopCounterMode
 
 from ovikit.networks.joint import JointModel
 from ovikit.networks.peak import PeakBytes
+from ovikit.runtime.recompute import checkpoint_layers, forget_checkpointing
 from ovikit.types import AV, Text, TokenGrid
 
 Sharing = Literal["ddp", "fsdp"]
@@ -191,23 +191,13 @@ def _flops(run: Callable[[], object], attend: CountedAttend) -> int:
 
 @contextmanager
 def _checkpointed(model: JointModel, on: bool) -> Iterator[None]:
-    """Layers keep nothing but what enters them, and are computed again in the backward."""
-    if not on:
-        yield
-        return
-    layers = list(model.layers)
-
-    def wrapped(layer: nn.Module) -> Any:
-        own = layer.forward
-        return lambda *args: checkpoint(own, *args, use_reentrant=False, preserve_rng_state=False)
-
+    if on:
+        checkpoint_layers(model)
     try:
-        for layer in layers:
-            layer.forward = wrapped(layer)
         yield
     finally:
-        for layer in layers:
-            layer.__dict__.pop("forward", None)
+        if on:
+            forget_checkpointing(model)
 
 
 @contextmanager

@@ -17,7 +17,7 @@ from ovikit.data.seeds import generator_for
 from ovikit.networks.joint import JointModel
 from ovikit.numerics.protocols import Objective
 from ovikit.progress import Meter
-from ovikit.recipe.training import ModalityDropout, Training
+from ovikit.recipe.training import ModalityDropout, Optimizer, Training
 from ovikit.training.metrics import Metrics
 from ovikit.training.parameters import Frozen, count_parameters
 from ovikit.training.watch import loss_name
@@ -39,7 +39,7 @@ def noise_levels(objective: Objective, modalities: tuple[Modality, ...]) -> dict
 
 
 def training_table(
-    model: JointModel, objective: Objective, modalities: tuple[Modality, ...], clips: int, learning_rate: float
+    model: JointModel, objective: Objective, modalities: tuple[Modality, ...], clips: int, optimizer: Optimizer
 ) -> Table:
     """What is trained: for each part of the model its parameters, and for each modality how it is learned."""
     table = Table(title="what is trained", title_justify="left")
@@ -51,7 +51,7 @@ def training_table(
     table.caption_justify = "left"
     levels = noise_levels(objective, modalities)
     for part, count in count_parameters(model).items():
-        rate = f"{learning_rate:g}" if count.trained else "-"
+        rate = f"{optimizer.learning_rate * optimizer.rates.to_dict()[part]:g}" if count.trained else "-"
         cells = ["-", "-", "-"]
         for modality in MODALITIES:
             if part == modality and modality in modalities:

@@ -18,18 +18,20 @@ from ovikit.training.module import JointTraining
 class Ema(L.Callback):
     """Averages the trained parameters after every step, in float32 or better.
 
+    on_host: the averages lie in the memory of the machine, and a step waits for the copy of the weights
+
     ``decay`` rises with the steps, min(decay, (1 + n) / (10 + n)), so that a short run is not an average of its start.
     """
 
-    def __init__(self, decay: float) -> None:
-        self.decay, self.steps = decay, 0
+    def __init__(self, decay: float, on_host: bool = False) -> None:
+        self.decay, self.on_host, self.steps = decay, on_host, 0
         self._average: dict[str, Tensor] = {}
 
     def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         for name, parameter in _trained(pl_module).items():
             found = self._average.get(name, parameter.detach())
             dtype = torch.promote_types(parameter.dtype, torch.float32)
-            self._average[name] = found.to(parameter.device, dtype, copy=True)
+            self._average[name] = found.to("cpu" if self.on_host else parameter.device, dtype, copy=True)
 
     @torch.no_grad()
     def on_train_batch_end(
@@ -41,8 +43,8 @@ class Ema(L.Callback):
         decay = min(self.decay, (1 + self.steps) / (10 + self.steps))
         new = [parameter.detach() for parameter in _trained(pl_module).values()]
         old = list(self._average.values())
-        # foreach wants one dtype on both sides; only a model that is itself in bfloat16 needs the copies
-        new = [n if n.dtype == o.dtype else n.to(o.dtype) for n, o in zip(new, old, strict=True)]
+        # foreach wants one place and dtype on both sides: copies for averages on the host, and of models in bfloat16
+        new = [n.to(o) for n, o in zip(new, old, strict=True)]
         torch._foreach_lerp_(old, new, 1 - decay)
 
     def weights(self) -> dict[str, Tensor]:

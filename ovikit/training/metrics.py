@@ -11,7 +11,6 @@ from typing import Any
 
 import lightning as L  # as its documentation writes it
 from lightning.pytorch.loggers import Logger
-from torch.optim.lr_scheduler import LambdaLR
 
 from ovikit.files import atomic_write_text, writing
 from ovikit.layout import read_metrics
@@ -90,13 +89,12 @@ class Metrics(L.Callback):
         if not means:
             return  # a gradient scaler skipped this step: its row is written already
         norm = pl_module.gradient_norm
-        schedule = trainer.lr_scheduler_configs[0].scheduler
-        assert isinstance(schedule, LambdaLR)
+        optimizer = pl_module.make_optimizer
         self.last_row = {
             "epoch": round(step * self.clips_per_step / self.clips, 4),
             **means,
             # Lightning has moved the schedule on already; the rate that this step was made with is one before.
-            "lr": float(schedule.base_lrs[0]) * schedule.lr_lambdas[0](step - 1),
+            "lr": optimizer.learning_rate * optimizer.factor(step - 1),
             "grad_norm": float(norm) if norm is not None else 0.0,
             "elapsed_s": round(self.elapsed_s, 3),
         }

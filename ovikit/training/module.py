@@ -5,7 +5,6 @@ Shape legend: b batch, c channels, t y x latent steps, rows, columns.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -13,8 +12,7 @@ import lightning as L  # as its documentation writes it
 import torch
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor, nn
-from torch.optim import AdamW, Optimizer
-from torch.optim.lr_scheduler import LambdaLR
+from torch.optim import Optimizer
 
 from ovikit.data.seeds import generator_for
 from ovikit.networks.joint import JointModel
@@ -23,6 +21,7 @@ from ovikit.numerics import path
 from ovikit.numerics.protocols import Objective
 from ovikit.training.batches import Batch, drop_text
 from ovikit.training.draws import Choices, draw_given, draw_noise, learned_mask, mean_learned
+from ovikit.training.optimizer import AdamWCosine
 from ovikit.training.watch import LossWatch, loss_name, named_losses
 from ovikit.types import AV, Text, TokenGrid
 
@@ -147,39 +146,3 @@ def _count_micro_batches(checkpoint: dict[str, Any], own: int) -> None:
     for counts in (progress["total"], progress["current"]):
         # checkpoints are written while the last micro-batch of a step is being completed
         counts.update(ready=done, started=done, processed=done, completed=done - 1)
-
-
-class AdamWCosine:
-    """Makes AdamW with a linear warm-up and a cosine decay, by optimizer step."""
-
-    def __init__(
-        self,
-        *,
-        steps: int,
-        learning_rate: float,
-        betas: tuple[float, float],
-        eps: float,
-        weight_decay: float,
-        warmup_steps: int,
-        final_fraction: float,
-    ) -> None:
-        self.steps, self.warmup_steps, self.final_fraction = steps, warmup_steps, final_fraction
-        self.learning_rate, self.betas, self.eps, self.weight_decay = learning_rate, betas, eps, weight_decay
-
-    def __call__(self, model: nn.Module, fused: bool) -> tuple[Optimizer, LambdaLR]:
-        """Optimizer and schedule of the parameters that are trained. Gains, biases and other vectors do not decay."""
-        trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
-        groups = [
-            {"params": [p for p in trained if p.ndim > 1], "weight_decay": self.weight_decay},
-            {"params": [p for p in trained if p.ndim <= 1], "weight_decay": 0.0},
-        ]
-        optimizer = AdamW(groups, lr=self.learning_rate, betas=self.betas, eps=self.eps, fused=fused)
-        return optimizer, LambdaLR(optimizer, self.factor)
-
-    def factor(self, step: int) -> float:
-        """Share of the highest learning rate at a step counted from 0: the warm-up's last step has all of it, the
-        run's last step has ``final_fraction``."""
-        if step < self.warmup_steps:
-            return (step + 1) / (self.warmup_steps + 1)
-        done = (step - self.warmup_steps) / max(1, self.steps - 1 - self.warmup_steps)
-        return self.final_fraction + (1 - self.final_fraction) * 0.5 * (1 + math.cos(math.pi * min(1.0, done)))

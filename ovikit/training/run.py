@@ -26,6 +26,8 @@ from ovikit.recipe import build
 from ovikit.recipe.lock import write_lock
 from ovikit.recipe.models import Recipe
 from ovikit.recipe.training import Training
+from ovikit.runtime.compile import compile_layers
+from ovikit.runtime.recompute import checkpoint_layers
 from ovikit.training.batches import Share
 from ovikit.training.callbacks import Checkpoints, StopOnSignal
 from ovikit.training.datamodule import LatentData
@@ -33,7 +35,8 @@ from ovikit.training.display import TrainingProgress, choices_table, encoding_pr
 from ovikit.training.draws import Choices
 from ovikit.training.ema import Ema, final_weights
 from ovikit.training.metrics import CsvLog, Metrics, columns
-from ovikit.training.module import AdamWCosine, JointTraining
+from ovikit.training.module import JointTraining
+from ovikit.training.optimizer import AdamWCosine
 from ovikit.training.parameters import frozen_by, select_trained, stage_modalities
 from ovikit.training.runfolder import RunFolder
 from ovikit.training.watch import LossWatch, NonFiniteError
@@ -149,6 +152,10 @@ def _train(
         )
     _tell(console, model, objective, training, clips)
     optimizer, trainer = training.optimizer, training.trainer
+    if trainer.activation_checkpointing:
+        checkpoint_layers(model)
+    if trainer.compile:
+        compile_layers(model)
     module = JointTraining(
         model,
         objective,
@@ -165,7 +172,7 @@ def _train(
 def _tell(console: Console, model: JointModel, objective: Objective, training: Training, clips: LatentClips) -> None:
     """Shows what is trained, what is frozen, and what is drawn and read."""
     modalities = stage_modalities(training.stage)
-    console.print(training_table(model, objective, modalities, len(clips), training.optimizer.learning_rate))
+    console.print(training_table(model, objective, modalities, len(clips), training.optimizer))
     if frozen := frozen_by(model, training.stage, training.freeze):
         console.print(freeze_table(frozen))
     console.print(choices_table(objective, training, clips))
@@ -182,7 +189,7 @@ def _fit(
     start: int | None, console: Console,
 ) -> TrainResult:  # fmt: skip
     settings = training.trainer
-    ema = Ema(training.ema.decay) if training.ema is not None else None
+    ema = Ema(training.ema.decay, on_host=training.ema.on == "host") if training.ema is not None else None
     metrics = Metrics(settings.log_every_steps, len(clips), training.batch_size * training.micro_batches)
     stop = StopOnSignal(console.print)
     checkpoints = Checkpoints(folder.checkpoints, settings.checkpoint_every_steps)

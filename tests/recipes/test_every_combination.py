@@ -18,11 +18,13 @@ from ovikit.numerics.sample import draw_noise, sample
 from ovikit.recipe import build
 from ovikit.recipe.load import load_recipe
 from ovikit.recipe.models import Recipe
+from ovikit.recipe.training import Optimizer
 from ovikit.runtime.passes import BoundNetwork
 from ovikit.training.batches import Batch
 from ovikit.training.display import training_table
 from ovikit.training.draws import Choices
-from ovikit.training.module import AdamWCosine, JointTraining
+from ovikit.training.module import JointTraining
+from ovikit.training.optimizer import AdamWCosine
 from ovikit.training.watch import LossWatch
 from ovikit.types import AV
 
@@ -133,7 +135,7 @@ def test_the_parameters_that_are_told_are_those_of_the_model(trained, fusion: st
     towers = sum(parameter.numel() for parameter in trained("none", "scaled-audio")[1].parameters())
     told = parameters_of(recipe)
     assert (told["all"], told["fusion"]) == (count, count - towers)
-    table = training_table(model, build.build_objective(recipe), ("video", "audio"), 8, 1e-3)
+    table = training_table(model, build.build_objective(recipe), ("video", "audio"), 8, Optimizer(learning_rate=1e-3))
     parts, numbers = (list(column.cells) for column in table.columns[:2])
     shown = {part: int(str(number).replace(",", "")) for part, number in zip(parts, numbers, strict=True)}
     assert shown.get("fusion", 0) == told["fusion"]

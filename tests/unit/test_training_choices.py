@@ -24,11 +24,13 @@ from ovikit.numerics import path
 from ovikit.recipe import build
 from ovikit.recipe.load import load_recipe
 from ovikit.recipe.models import Recipe
+from ovikit.recipe.training import Optimizer
 from ovikit.training import run as runs
 from ovikit.training.batches import Batch, BatchStream, drop_text
 from ovikit.training.display import choices_table, freeze_table, training_table
 from ovikit.training.draws import Choices, draw_given, draw_noise, learned_mask, mean_learned
-from ovikit.training.module import AdamWCosine, JointTraining
+from ovikit.training.module import JointTraining
+from ovikit.training.optimizer import AdamWCosine
 from ovikit.training.parameters import count_parameters, frozen_by, select_trained
 from ovikit.training.watch import LossWatch
 from ovikit.types import AV, Context, Text, TokenGrid
@@ -347,7 +349,9 @@ def test_each_pattern_is_told_with_what_it_freezes(recipe: Recipe) -> None:
     assert f"nothing more: the {ffn // 2:,} that it names were frozen above" in row(text, "layers.1.*.ffn.*")
     select_trained(model, "joint", patterns)
     assert sum(one.more for one in frozen) == sum(one.frozen for one in count_parameters(model).values())
-    total = shown(training_table(model, build.build_objective(recipe), ("video", "audio"), 7, 0.01))
+    total = shown(
+        training_table(model, build.build_objective(recipe), ("video", "audio"), 7, Optimizer(learning_rate=0.01))
+    )
     trained = sum(p.numel() for p in model.parameters() if p.requires_grad)
     assert f" {trained:,} " in row(total, "all")
     assert f" {sum(sizes.values()) - trained:,} " in row(total, "all")

@@ -20,11 +20,12 @@ from ovikit.layout import read_metrics
 from ovikit.networks.joint import JointModel
 from ovikit.recipe import build
 from ovikit.recipe.load import load_recipe
+from ovikit.recipe.training import Optimizer
 from ovikit.training.batches import drop_text
 from ovikit.training.display import training_table
 from ovikit.training.ema import Ema
 from ovikit.training.metrics import CsvLog
-from ovikit.training.module import AdamWCosine
+from ovikit.training.optimizer import AdamWCosine
 from ovikit.training.parameters import count_parameters, part_of, select_trained
 from ovikit.training.watch import LossWatch, NonFiniteError
 from ovikit.types import Text
@@ -171,7 +172,7 @@ def test_table_says_what_is_trained(tmp_path: Path) -> None:
     model, objective = kit_model(tmp_path), build.build_objective(recipe)
     select_trained(model, "joint", ["towers.video.*"])
     console = Console(width=160, record=True, quiet=False, file=open("/dev/null", "w"))  # noqa: SIM115
-    console.print(training_table(model, objective, ("video", "audio"), 7, 0.01))
+    console.print(training_table(model, objective, ("video", "audio"), 7, Optimizer(learning_rate=0.01)))
     text = console.export_text()
     video = next(line for line in text.splitlines() if " video " in line)
     frozen = sum(p.numel() for p in model.towers["video"].parameters())
