@@ -51,10 +51,9 @@ def kept_of(recipe: Recipe) -> Kept:
     assert training is not None
     computed = COMPUTED[training.trainer.precision]
     whole = computed if training.trainer.precision.endswith("-true") else 4
-    return Kept(
-        trained=whole, frozen=whole, computed=computed, optimizer=2 * whole,
-        average=max(4, whole) if training.ema is not None else 0,
-    )  # fmt: skip
+    states = 2 if training.optimizer.kind == "adamw-8bit" else 2 * whole
+    average = max(4, whole) if training.ema is not None and training.ema.on == "device" else 0
+    return Kept(trained=whole, frozen=whole, computed=computed, optimizer=states, average=average)
 
 
 def _estimate(recipe: Recipe) -> TrainingEstimate:

@@ -182,7 +182,7 @@ def check_weights(
     before eleven gigabytes of text encoder are loaded than after."""
     if weights is None and recipe.model.checkpoint is None:
         return
-    found = (weights, _format_of(weights)) if weights else _checkpoint(recipe.model.checkpoint, model, assets)
+    found = (weights, format_of(weights)) if weights else _checkpoint(recipe.model.checkpoint, model, assets)
     check_file(model, *found)
 
 
@@ -209,10 +209,10 @@ def load_weights(
 
     They are named as in the model, or as in the checkpoint format that a plugin recognises in the file.
     """
-    return load_file_into(model, path, _format_of(path), place, progress)
+    return load_file_into(model, path, format_of(path), place, progress)
 
 
-def _format_of(path: Path) -> CheckpointFormat | None:
+def format_of(path: Path) -> CheckpointFormat | None:
     """The format that a plugin recognises in a file; None: its names are ours."""
     tensors, metadata = read_state(path)
     name = installed_plugins().detect_checkpoint(tensors, metadata)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import os
 import platform
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -59,11 +59,13 @@ def locked(
     catalog: Catalog | None = None,
     folder: Path | None = None,
     checkpoint_sha256: str | None = None,
+    initial_sha256: Mapping[str, str] | None = None,
 ) -> dict[str, Any]:
     """The content of the recipe's lock file: the resolved recipe, and a ``lock`` section that loading verifies.
 
     folder: where the lock file will lie; the suite's path is rewritten to start there
     checkpoint_sha256: of the recipe's checkpoint where it has been read; default: of the file that plugins resolve
+    initial_sha256: of the files in ``training.initial``, by path, where they have been read
     """
     data = recipe.to_dict()
     suite = recipe.suite_path()
@@ -81,15 +83,21 @@ def locked(
         if not path.is_file():
             raise UserError("a checkpoint is one file", str(path))
         lock["checkpoint_sha256"] = sha256_of(path)
+    if initial_sha256:
+        lock["initial_sha256"] = dict(initial_sha256)
     return {**data, "lock": lock}
 
 
 def write_lock(
-    recipe: Recipe, path: Path | str, catalog: Catalog | None = None, checkpoint_sha256: str | None = None
-) -> None:  # fmt: skip
+    recipe: Recipe,
+    path: Path | str,
+    catalog: Catalog | None = None,
+    checkpoint_sha256: str | None = None,
+    initial_sha256: Mapping[str, str] | None = None,
+) -> None:
     """Writes the recipe's lock file, complete or not at all. It loads as a recipe. Arguments as in ``locked``."""
     path = Path(path)
-    atomic_write_text(path, dump_yaml(locked(recipe, catalog, path.parent, checkpoint_sha256)))
+    atomic_write_text(path, dump_yaml(locked(recipe, catalog, path.parent, checkpoint_sha256, initial_sha256)))
 
 
 def dump_yaml(data: dict[str, Any]) -> str:

@@ -87,6 +87,16 @@ class Trainer(Section):
     """Processes that prepare batches; 0: the training process itself."""
 
 
+class Initial(Section):
+    """Where a part of the model has its first weights from."""
+
+    part: Literal["video", "audio", "fusion"]
+    """A tower, or what lies between the two."""
+    path: str = Field(min_length=1)
+    """Folder of a training run, or a weights file under ovikit's names or in a format that a plugin recognises. What
+    else it holds is left."""
+
+
 Probability = Annotated[float, Field(ge=0, le=1)]
 
 
@@ -132,6 +142,8 @@ class Training(Section):
     independent, as Ovi is trained."""
     modality_dropout: ModalityDropout = ModalityDropout()
     """How often one modality is given and only the other is learned; zeros: both are always learned."""
+    initial: tuple[Initial, ...] = Field(default=(), strict=False)
+    """Weights that parts of the model start from; the other parts start as ``model`` says."""
     optimizer: Optimizer
     """Learning rate and its course."""
     freeze: tuple[str, ...] = Field(default=(), strict=False)
@@ -140,6 +152,15 @@ class Training(Section):
     """Average of the weights kept beside them; null: none."""
     trainer: Trainer
     """Length of the run, device and precision."""
+
+    @field_validator("initial")
+    @classmethod
+    def _names_a_part_once(cls, initial: tuple[Initial, ...]) -> tuple[Initial, ...]:
+        parts = [one.part for one in initial]
+        for part in parts:
+            if parts.count(part) > 1:
+                raise ValueError(f"the {part} part is named twice")
+        return initial
 
     @field_validator("same_noise", "modality_dropout")
     @classmethod

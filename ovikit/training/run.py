@@ -34,6 +34,7 @@ from ovikit.training.datamodule import LatentData
 from ovikit.training.display import TrainingProgress, choices_table, encoding_progress, freeze_table, training_table
 from ovikit.training.draws import Choices
 from ovikit.training.ema import Ema, final_weights
+from ovikit.training.initial import fill_parts, initial_digests
 from ovikit.training.metrics import CsvLog, Metrics, columns
 from ovikit.training.module import JointTraining
 from ovikit.training.optimizer import AdamWCosine
@@ -95,7 +96,7 @@ def train(
             str(folder.path),
             "go on with --resume, give another folder with --run, or delete this one",
         )
-    write_lock(recipe, folder.lock)
+    write_lock(recipe, folder.lock, initial_sha256=initial_digests(training.initial))
     with observed("train", folder.path, recipe.name, recipe.digest) as told:
         result = _train(recipe, training, folder, start, shown, cache or folder.cache)
         told.results = {"step": float(result.step)}
@@ -144,6 +145,8 @@ def _train(
     conditioner = build.build_conditioner(recipe)
     # Lightning reads a checkpoint before it converts the module, which would round float64 weights on the way.
     model = build.build_model(recipe, built, conditioner).to(WEIGHT_DTYPES.get(training.trainer.precision))
+    if start is None:
+        fill_parts(model, training.initial)
     select_trained(model, training.stage, training.freeze)
     objective = build.build_objective(recipe)
     with encoding_progress(console) as report:

@@ -127,6 +127,12 @@ def _format(config: NoOptions) -> CheckpointFormat:
     return ovi_format()
 
 
+def _wan_format(config: NoOptions) -> CheckpointFormat:
+    from ovikit_ovi.weights.wan import wan_format
+
+    return wan_format()
+
+
 @hookimpl
 def ovikit_register_backbones() -> Sequence[Component]:
     return (Component("wan-tower", WanTowerConfig, _tower, "Wan-style diffusion transformer, as both towers of Ovi"),)
@@ -157,14 +163,18 @@ def ovikit_register_conditioners() -> Sequence[Component]:
 
 @hookimpl
 def ovikit_register_checkpoint_formats() -> Sequence[Component]:
-    return (Component("ovi", NoOptions, _format, "names of the released Ovi fusion checkpoints"),)
+    return (
+        Component("ovi", NoOptions, _format, "names of the released Ovi fusion checkpoints"),
+        Component("wan", NoOptions, _wan_format, "names of Wan2.2 TI2V-5B's transformer: the video tower alone"),
+    )
 
 
 @hookimpl
 def ovikit_detect_checkpoint(keys: frozenset[str]) -> str | None:
     from ovikit_ovi.formats import ovi_format
+    from ovikit_ovi.weights.wan import wan_format
 
-    return "ovi" if ovi_format().recognises(keys) else None
+    return next((one.name for one in (ovi_format(), wan_format()) if one.recognises(keys)), None)
 
 
 @hookimpl

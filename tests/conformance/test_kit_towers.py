@@ -95,3 +95,12 @@ class TestOviNames(CheckpointFormatContract):
     def weights(cls) -> Mapping[str, Tensor]:
         towers = AV(TestWanTower.tower("video"), TestWanTower.tower("audio"))
         return assembled(towers, _Ovi.layers(), precision=FLOAT64).state_dict()
+
+
+class TestWanNames(CheckpointFormatContract):
+    component = "wan"
+
+    @classmethod
+    def weights(cls) -> Mapping[str, Tensor]:
+        tower = TestWanTower.tower("video")
+        return assembled(AV(video=tower), [None] * tower.depth, precision=FLOAT64).state_dict()

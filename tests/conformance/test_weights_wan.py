@@ -20,6 +20,9 @@ from ovikit.networks.joint import JointModel
 from ovikit.recipe.build import build_codecs, build_conditioner, build_model, load_weights
 from ovikit.recipe.load import load_recipe
 from ovikit.recipe.models import Recipe
+from ovikit.recipe.training import Initial
+from ovikit.training.initial import fill_parts
+from ovikit.training.parameters import part_of
 from ovikit.types import AV, Perturbation, Text
 from ovikit_ovi.weights.wan import init_from_wan
 
@@ -209,3 +212,14 @@ def test_an_audio_file_without_the_tower(wan: Path, tensors: dict[str, Tensor], 
 
 def test_a_model_without_sound(wan: Path, tmp_path: Path) -> None:
     _refused(tmp_path, wan, "a video and an audio tower", *ALONE)
+
+
+def test_training_starts_its_video_tower_from_the_same_tensors(wan: Path, tmp_path: Path) -> None:
+    recipe = _recipe(tmp_path)
+    init_from_wan(recipe, wan, tmp_path / "start.safetensors")
+    model = build_model(recipe, build_codecs(recipe), build_conditioner(recipe))
+    before = {name: one.clone() for name, one in model.state_dict().items()}
+    fill_parts(model, (Initial(part="video", path=str(wan)),))
+    started = load_file(tmp_path / "start.safetensors")
+    for name, one in model.state_dict().items():
+        assert torch.equal(one, (started if part_of(name) == "video" else before)[name]), name

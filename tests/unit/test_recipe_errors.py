@@ -64,8 +64,8 @@ BAD = [
      "r.yaml:25: training.trainer.precision: should be '32-true', 'bf16-mixed', '16-mixed', 'bf16-true' or "
      "'64-true', not 'fp16'"),
     ("max_steps: 3", "max_steps: 3, callbacks: []",
-     "r.yaml:25: training.trainer.callbacks: unknown key; there are: accelerator, checkpoint_every_steps, devices, "
-     "gradient_clip, log_every_steps, max_steps, precision, workers"),
+     "r.yaml:25: training.trainer.callbacks: unknown key; there are: accelerator, activation_checkpointing, "
+     "checkpoint_every_steps, compile, devices, gradient_clip, log_every_steps, max_steps, precision, workers"),
     ("betas: [0.9, 0.95]", "betas: [0.9]", "r.yaml:24: training.optimizer.betas.1: is missing"),
     ("batch_size: 2", "batch_size: 2\n  text_dropout: 1.5",
      "r.yaml:24: training.text_dropout: should be less than or equal to 1, not 1.5"),
@@ -124,7 +124,7 @@ BAD = [
     # several at once
     ("steps: 4\ntraining:\n", "steps: x\ntraining:\n  sateg: joint\n",
      "2 errors\n  r.yaml:19: sampling.steps: should be a valid integer, not 'x'\n  r.yaml:21: training.sateg: unknown "
-     "key; there are: batch_size, data, ema, freeze, modality_dropout, objective, optimizer, same_noise, seed, stage, "
+     "key; there are: batch_size, data, ema, freeze, initial, micro_batches, modality_dropout, objective, optimizer, same_noise, seed, stage, "
      "text_dropout, trainer. Did you mean 'stage'?"),
 ]  # fmt: skip
 
