@@ -15,7 +15,7 @@ from typer.core import TyperGroup
 from ovikit.errors import UserError
 
 _log = logging.getLogger("ovikit")
-COMMANDS = ("plugins", "new", "recipe", "plan", "train", "generate", "evaluate", "ablate", "figures", "demo")
+COMMANDS = ("plugins", "new", "recipe", "plan", "train", "lora", "generate", "evaluate", "ablate", "figures", "demo")
 
 
 class _Group(TyperGroup):

@@ -11,6 +11,8 @@ METRICS = "metrics.csv"
 CHECKPOINTS = "checkpoints"
 LAST_CHECKPOINT = "last.ckpt"
 WEIGHTS = "weights.safetensors"
+ADAPTERS = "lora.safetensors"
+"""What a run of adapters ends with, in the place of weights."""
 EVENTS = "events.jsonl"
 CACHE = "OVIKIT_CACHE"
 

@@ -31,6 +31,7 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")  # a file that is missing is told a
 
 WITHOUT = "OVIKIT_TEST_WITHOUT_PLUGINS"
 CHECKED = (
+    "ovikit.checkpoints.lora",
     "ovikit.data.mel",
     "ovikit.figures.affinity",
     "ovikit.figures.attention_film",
@@ -41,6 +42,7 @@ CHECKED = (
     "ovikit.networks.exchange",
     "ovikit.networks.flash",
     "ovikit.networks.joint",
+    "ovikit.networks.lora",
     "ovikit.networks.modulation",
     "ovikit.networks.protocols",
     "ovikit.networks.rotary",

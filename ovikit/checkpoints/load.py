@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import torch
 from safetensors.torch import save_file
@@ -29,6 +29,7 @@ SCALED_MARK = "scaled_fp8"
 """An empty tensor that says in some files that the float8 ones have scales."""
 
 
+@runtime_checkable
 class Place(Protocol):
     """Puts one weight where it is to lie, and in the form that it is to have there."""
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from ovikit.commands.options import Overrides
+from ovikit.commands.options import LoraFiles, Overrides, scaled_files
 from ovikit.errors import UserError
 
 if TYPE_CHECKING:
@@ -93,6 +93,7 @@ def generate(
     size: ClipSize = None,
     suite: PromptSuite = None,
     weights: Weights = None,
+    lora: LoraFiles = None,
     checkpoint: Checkpoint = None,
     out: OutFolder = None,
     seed: NoiseSeed = None,
@@ -126,7 +127,7 @@ def generate(
     console = Console(soft_wrap=True, quiet=not is_main())
     wanted = None if size is None else parse_size(size)
     trained = None if checkpoint is None else _weights_at(source, checkpoint, weights)
-    found = find_source(source, changes, weights, trained)
+    found = find_source(source, changes, weights, trained, scaled_files(lora or ()))
     items = _items(found.recipe, prompt, prompts, suite, image)[:first]
     with generation_progress(console, lines=True) as shown:
         done = run_generation(

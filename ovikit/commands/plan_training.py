@@ -53,19 +53,22 @@ def kept_of(recipe: Recipe) -> Kept:
     whole = computed if training.trainer.precision.endswith("-true") else 4
     states = 2 if training.optimizer.kind == "adamw-8bit" else 2 * whole
     average = max(4, whole) if training.ema is not None and training.ema.on == "device" else 0
-    return Kept(trained=whole, frozen=whole, computed=computed, optimizer=states, average=average)
+    frozen = 2 if training.frozen == "bfloat16" else whole
+    return Kept(trained=whole, frozen=frozen, computed=computed, optimizer=states, average=average)
 
 
 def _estimate(recipe: Recipe) -> TrainingEstimate:
     from ovikit.recipe import build
     from ovikit.runtime.training_estimate import CountedAttend, estimate_training
-    from ovikit.training.parameters import select_trained, stage_modalities
+    from ovikit.training.parameters import adapt, select_trained, stage_modalities
     from ovikit.types import AV
 
     training, attend = build.training_of(recipe), CountedAttend()
     codecs, conditioner = build.build_codecs(recipe), build.build_conditioner(recipe)
     spread = build.Spread(build.ONE_PROCESS.partition, lambda _: attend)
     model = build.build_model(_computing(recipe), codecs, conditioner, "meta", spread)
+    if training.lora is not None:
+        adapt(model, training.lora, training.seed)
     select_trained(model, training.stage, training.freeze)
     own = AV.of({m: codecs[m] for m in stage_modalities(training.stage)})
     shapes, grids = own.map(lambda codec: codec.shape()), own.map(lambda codec: codec.grid())

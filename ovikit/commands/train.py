@@ -24,6 +24,10 @@ def train(
     resume: Annotated[
         bool, typer.Option("--resume", help="Go on where the run in this folder stopped, if it did.")
     ] = False,
+    weights: Annotated[
+        Path | None,
+        typer.Option(metavar="DIR", help="Folder with the weights that the recipe names.", show_default=False),
+    ] = None,
     override: Overrides = None,
 ) -> None:
     """Train the model of a recipe. Ctrl-C stops it with a checkpoint.
@@ -36,12 +40,15 @@ def train(
     found = load_recipe(recipe, override or ())
     from rich.console import Console
 
+    from ovikit.recipe.build import find_assets
     from ovikit.training.run import train as run_training
 
     console = Console(soft_wrap=True)
-    result = run_training(found, run or Path("runs") / found.name, resume=resume, console=console)
+    home = run or Path("runs") / found.name
+    result = run_training(found, home, resume=resume, console=console, assets=find_assets(weights))
     if result.stopped_by is not None:
         again = ["ovikit", "train", str(recipe), *(["--run", str(run)] if run else [])]
+        again += ["--weights", str(weights)] if weights else []
         again += [part for one in override or () for part in ("-o", one)]
         console.print(f"stopped at step {result.step} of {result.steps}; checkpoint: {result.checkpoint}")
         console.print(f"go on with: {shlex.join(again)} --resume", markup=False)

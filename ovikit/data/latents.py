@@ -9,6 +9,7 @@ import hashlib
 import json
 import logging
 import zlib
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -23,7 +24,7 @@ from ovikit.networks.protocols import ClipSource, Codec, Conditioner
 from ovikit.networks.reading import texts_of
 from ovikit.types import AV, MODALITIES, Clip, ClipSpec, Modality, Text
 
-LAYOUT = 1
+LAYOUT = 2
 """Version of what this module writes; a cache of another version is not read."""
 CLIPS_AT_ONCE = 16
 PROMPTS_AT_ONCE = 64
@@ -135,13 +136,30 @@ def _texts(
     conditioner: Conditioner, prompts: Sequence[str], modalities: tuple[Modality, ...]
 ) -> tuple[Text, AV[Tensor]]:
     """The distinct texts of the prompts, and which of them each tower reads for each prompt."""
-    texts = [texts_of(conditioner, prompt) for prompt in prompts]
+    texts = [texts_of(conditioner, text) for text in _prepared(conditioner, prompts)]
     read = AV.of({m: [text[m] for text in texts] for m in modalities})
     distinct = list(dict.fromkeys([EMPTY, *(text for some in read.values() for text in some)]))
     row = {text: index for index, text in enumerate(distinct)}
     with loaded(conditioner):
         encoded = encode_prompts(conditioner, distinct)
     return encoded, _united(read.map(lambda some: torch.tensor([row[text] for text in some])))
+
+
+def _prepared(conditioner: Conditioner, prompts: Sequence[str]) -> list[str]:
+    """The prompts as they are encoded, as when clips are made. What their authors should know is said once, with the
+    number of prompts that it is about. UserError naming a prompt that cannot be encoded."""
+    about: Counter[str] = Counter()
+    texts: list[str] = []
+    for prompt in prompts:
+        try:
+            prepared = conditioner.prepare(prompt)
+        except UserError as error:
+            raise UserError(f"the prompt {prompt!r} cannot be used: {error.what}", "training.data") from error
+        texts.append(prepared.text)
+        about.update(prepared.notes)
+    for note, count in about.items():
+        log.warning("%d of %d prompts: %s", count, len(prompts), note)
+    return texts
 
 
 def _united(rows: AV[Tensor]) -> AV[Tensor]:

@@ -199,7 +199,8 @@ class _Session:
             self.sampling, self.model.modalities, self.codecs, [job.shape.size_px], placement
         )  # fmt: skip
         fill_model(
-            self.model, recipe, weights=self.source.weights, assets=self.source.assets, place=placement.place,
+            self.model, recipe, weights=self.source.weights, assets=self.source.assets,
+            place=self.source.placing(self.model, placement.place),
             progress=Megabytes(self.shown, "loading the network"),
         )  # fmt: skip
         chosen = range(len(self.model.layers)) if layers is None else layers

@@ -162,7 +162,8 @@ class Making:
         with tools.clock("loading"):
             model = tools.model()
             metadata = fill_model(
-                model, source.recipe, weights=source.weights, assets=source.assets, place=placement.place,
+                model, source.recipe, weights=source.weights, assets=source.assets,
+                place=source.placing(model, placement.place),
                 progress=Megabytes(tools.shown, "loading the network"),
             )  # fmt: skip
         self._origin = replace(self._origin, details={**self._origin.details, "weights": metadata})

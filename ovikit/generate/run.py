@@ -152,13 +152,14 @@ class _Order:
         return {
             "recipe": recipe.name,
             "digest": recipe.digest,
-            "weights": source.assets.digest_of(source.network()),
+            "weights": source.digest(),
             "parts": self.parts.fingerprints(),
             "details": {
                 "sampling": recipe.sampling.to_dict(),
                 "clip": recipe.clip.to_dict(),
                 "versions": versions(),
                 "terms": self.parts.terms(),
+                **({"adapters": source.told_adapters()} if source.adapters else {}),
             },
         }
 

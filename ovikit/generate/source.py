@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
+
+from torch import nn
 
 from ovikit.checkpoints.assets import Assets
+from ovikit.checkpoints.load import Place
+from ovikit.checkpoints.lora import Merging
 from ovikit.errors import UserError
-from ovikit.layout import LOCK, WEIGHTS
+from ovikit.layout import ADAPTERS, LOCK, WEIGHTS
 from ovikit.networks.protocols import Codec, Conditioner, Licensed
-from ovikit.recipe.build import build_codecs, build_conditioner, find_assets
+from ovikit.recipe.build import build_codecs, build_conditioner, find_assets, load_adapters
 from ovikit.recipe.load import load_recipe
 from ovikit.recipe.models import Recipe
 from ovikit.types import AV
@@ -20,7 +26,8 @@ from ovikit.types import AV
 class Source:
     """Where a model comes from.
 
-    weights: file of the network's weights; None: the recipe's own checkpoint is read
+    weights:  file of the network's weights; None: the recipe's own checkpoint is read
+    adapters: files or folders of adapters that are added to them, each with a factor of its strength
     folder:  where what is made of it goes by default
     assets:  where the recipe's components find their weights
     """
@@ -29,6 +36,7 @@ class Source:
     weights: Path | None
     folder: Path
     assets: Assets
+    adapters: tuple[tuple[Path, float], ...] = ()
 
     def network(self) -> Path:
         """The file of the network's weights. UserError where there is none."""
@@ -39,6 +47,26 @@ class Source:
         slot = self.recipe.model.checkpoint
         assert slot is not None
         return self.assets.path(slot.path)
+
+    def digest(self) -> str:
+        """sha256 (hex) of the network's weights; with adapters, of theirs and of the adapters' files together."""
+        own = self.assets.digest_of(self.network())
+        if not self.adapters:
+            return own
+        told = [own, *(f"{self.assets.digest_of(path)} {scale!r}" for path, scale in self.adapters)]
+        return hashlib.sha256("\n".join(told).encode()).hexdigest()
+
+    def told_adapters(self) -> list[dict[str, Any]]:
+        """What is said of the adapters beside a clip."""
+        return [
+            {"file": path.name, "sha256": self.assets.digest_of(path), "scale": scale} for path, scale in self.adapters
+        ]
+
+    def placing(self, model: nn.Module, place: Place) -> Place:
+        """``place``, with the adapters added to the weights on their way. UserError for files of another model."""
+        if not self.adapters:
+            return place
+        return Merging(place, [load_adapters(model, path, scale) for path, scale in self.adapters])
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,13 +98,18 @@ def build_parts(source: Source) -> Parts:
 
 
 def find_source(
-    source: Path, overrides: Sequence[str] = (), weights: Path | None = None, trained: Path | None = None
+    source: Path,
+    overrides: Sequence[str] = (),
+    weights: Path | None = None,
+    trained: Path | None = None,
+    adapters: Sequence[tuple[Path, float]] = (),
 ) -> Source:
     """The recipe and the weights of a recipe file, or of the folder of a training run.
 
     weights: a file takes the place of the network's own weights; in a folder all of a recipe's weights are found, but
              for those of a network that the run itself has trained
     trained: file with those; default: what the run ended with
+    adapters: files of adapters with their factors, in addition to the run's own
 
     UserError where there are no weights, or no such run.
     """
@@ -85,18 +118,23 @@ def find_source(
     assets = find_assets(root)
     if not source.is_dir():
         recipe = load_recipe(source, overrides)
-        found = Source(recipe, file, Path("runs") / recipe.name, assets)
+        found = Source(recipe, file, Path("runs") / recipe.name, assets, tuple(adapters))
         if file is None:
             _refuse_without_weights(found, source)
         return found
-    lock, own = source / LOCK, trained or source / WEIGHTS
+    lock = source / LOCK
     if not lock.is_file():
         raise UserError(f"this is not the folder of a run: it has no {LOCK}", str(source))
-    if file is None and not own.is_file():
+    recipe = load_recipe(lock, overrides)
+    adapting = recipe.training is not None and recipe.training.lora is not None
+    own = trained or source / (ADAPTERS if adapting else WEIGHTS)
+    if (adapting or file is None) and not own.is_file():
         raise UserError(
-            f"this run has no {WEIGHTS}: its training has not ended", str(source), "ovikit train continues it"
+            f"this run has no {own.name}: its training has not ended", str(source), "ovikit train continues it"
         )
-    return Source(load_recipe(lock, overrides), file or own, source, assets)
+    if adapting:
+        return Source(recipe, file, source, assets, ((own, 1.0), *adapters))
+    return Source(recipe, file or own, source, assets, tuple(adapters))
 
 
 def _refuse_without_weights(found: Source, path: Path) -> None:

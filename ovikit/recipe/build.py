@@ -5,7 +5,7 @@ Every function builds what its recipe says and nothing else; random numbers come
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from ovikit.checkpoints.assets import Assets
 from ovikit.checkpoints.format import CheckpointFormat
 from ovikit.checkpoints.load import Place, check_file, load_file_into, on_host, place_all
+from ovikit.checkpoints.lora import Adapters, read_adapters
 from ovikit.checkpoints.state import read_header, read_state
 from ovikit.errors import UserError
 from ovikit.kernel.catalog import Catalog
@@ -210,6 +211,18 @@ def load_weights(
     They are named as in the model, or as in the checkpoint format that a plugin recognises in the file.
     """
     return load_file_into(model, path, format_of(path), place, progress)
+
+
+def load_adapters(model: nn.Module, path: Path | str, scale: float = 1.0) -> Adapters:
+    """The adapters of a file or of a folder of PEFT's, for this model, ``scale`` times as strong. Layers may be named
+    as in the model or in any checkpoint format. UserError for a file that is not of this model."""
+    modules = cast("Iterator[tuple[str, nn.Module]]", model.named_modules())
+    linear = {name: one for name, one in modules if isinstance(one, nn.Linear)}
+    layers = {name: (one.out_features, one.in_features) for name, one in linear.items()}
+    catalog = installed_catalog()
+    formats = [one.component for one in catalog.of("checkpoint_format").values()]
+    known = [cast(CheckpointFormat, one.build(one.config())) for one in formats]
+    return read_adapters(path, layers, known).scaled(scale)
 
 
 def format_of(path: Path) -> CheckpointFormat | None:

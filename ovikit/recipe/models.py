@@ -231,6 +231,8 @@ class Recipe(Document):
     @model_validator(mode="after")
     def _stage_fits(self) -> Recipe:
         if self.training is not None:
+            if self.training.lora is not None and self.model.checkpoint is None:
+                raise ValueError("training.lora needs weights to adapt, but model.checkpoint is null")
             stage = self.training.stage
             for modality in ("video", "audio") if stage == "joint" else (stage,):
                 if modality not in self.model.modalities:

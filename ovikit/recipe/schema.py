@@ -85,7 +85,10 @@ class _Writer:
             for name, field in model.model_fields.items()
             if slot_mark(field) is None and section(field) is None
         }
-        return create_model(model.__name__, **kept).model_json_schema().get("properties", {})
+        found = create_model(model.__name__, **kept).model_json_schema()
+        # what lists hold: a list replaces its parent's, so that its items are whole in either kind of document
+        self.definitions |= found.get("$defs", {})
+        return found.get("properties", {})
 
     def _slot(self, kind: str, own: tuple[str, ...]) -> Schema:
         """A reference to the kind's definition, which is made on first use."""

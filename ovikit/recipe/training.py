@@ -15,6 +15,7 @@ from pydantic import (
 )
 from pydantic_core.core_schema import ValidationInfo
 
+from ovikit.recipe.lora import Lora
 from ovikit.recipe.sections import Of, Section, Seed, Slot
 
 
@@ -144,14 +145,31 @@ class Training(Section):
     """How often one modality is given and only the other is learned; zeros: both are always learned."""
     initial: tuple[Initial, ...] = Field(default=(), strict=False)
     """Weights that parts of the model start from; the other parts start as ``model`` says."""
+    lora: Lora | None = None
+    """Adapters that are trained in place of the model; null: the model itself is."""
     optimizer: Optimizer
     """Learning rate and its course."""
     freeze: tuple[str, ...] = Field(default=(), strict=False)
     """Glob patterns over parameter names that are not trained."""
+    frozen: Literal["float32", "bfloat16"] = "float32"
+    """Format in which matrices that are not trained are kept; bfloat16 goes with precision bf16-mixed, which computes
+    in it anyway, and takes half the memory."""
     ema: Ema | None = None
     """Average of the weights kept beside them; null: none."""
     trainer: Trainer
     """Length of the run, device and precision."""
+
+    @model_validator(mode="after")
+    def _frozen_as_computed(self) -> Training:
+        if self.frozen == "bfloat16" and self.trainer.precision != "bf16-mixed":
+            raise ValueError(f"frozen: bfloat16 needs trainer.precision bf16-mixed, not {self.trainer.precision}")
+        return self
+
+    @model_validator(mode="after")
+    def _adapters_have_one_base(self) -> Training:
+        if self.lora is not None and self.initial:
+            raise ValueError("training.lora adapts model.checkpoint: it takes no training.initial")
+        return self
 
     @field_validator("initial")
     @classmethod

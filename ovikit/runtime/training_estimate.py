@@ -116,7 +116,9 @@ class TrainingEstimate:
         """Bytes on each of the devices, by what they are for."""
         shards = devices if sharing == "fsdp" else 1
         trained, frozen = self.trained, self.frozen
-        wide = (trained if kept.trained > kept.computed else 0) + (frozen if kept.frozen > kept.computed else 0)
+        # Frozen weights are cast for a layer at a time where the backward computes it again, trained ones once a step.
+        cast = max(two for _, two in self.layers) if checkpointed else frozen
+        wide = (trained if kept.trained > kept.computed else 0) + (cast if kept.frozen > kept.computed else 0)
         found = {
             "weights": (kept.trained * trained + kept.frozen * frozen) // shards,
             "gradients": kept.trained * trained // shards,

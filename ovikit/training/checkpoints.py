@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from ovikit.checkpoints.load import read_metadata, write_tensors
+from ovikit.checkpoints.lora import write_adapters
 from ovikit.errors import UserError, listed
 from ovikit.layout import CHECKPOINTS, LOCK
 from ovikit.recipe.document import read_yaml
@@ -66,7 +67,8 @@ def _average(checkpoint: dict[str, Any]) -> dict[str, Tensor]:
 
 
 def weights_of_checkpoint(run: Path, name: str) -> Path:
-    """The file with the weights of a checkpoint of the run in folder ``run``, averaged as ``checkpoint_weights`` does.
+    """The file with the weights of a checkpoint of the run in folder ``run``, averaged as ``checkpoint_weights`` does;
+    of a run of adapters the file with those.
 
     name: of a file in the run's folder of checkpoints, with or without its .ckpt; or the path of a checkpoint
 
@@ -92,7 +94,12 @@ def weights_of_checkpoint(run: Path, name: str) -> Path:
         "weights": "ema" if _average(checkpoint) else "last",
         _MARK: path.name,
     }
-    write_tensors(weights, _weights(checkpoint, averaged=True), metadata)
+    lora = (lock.get("training") or {}).get("lora")
+    found = _weights(checkpoint, averaged=True)
+    if lora is None:
+        write_tensors(weights, found, metadata)
+    else:
+        write_adapters(weights, found, lora["alpha"], metadata)
     return weights
 
 

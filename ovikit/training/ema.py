@@ -12,6 +12,7 @@ import lightning as L  # as its documentation writes it
 import torch
 from torch import Tensor
 
+from ovikit.networks.lora import is_adapter
 from ovikit.training.module import JointTraining
 
 
@@ -64,8 +65,11 @@ def _trained(module: L.LightningModule) -> dict[str, Tensor]:
 
 
 def final_weights(module: JointTraining, ema: Ema | None) -> dict[str, Tensor]:
-    """Every tensor of the JointModel on the CPU, the trained parameters replaced by their averages if there are any."""
+    """Every tensor of the JointModel on the CPU, the trained parameters replaced by their averages if there are any.
+    Of a model with adapters those alone."""
     state = {name: value.detach() for name, value in module.model.state_dict().items()}
+    if module.adapted:
+        state = {name: value for name, value in state.items() if is_adapter(name)}
     if ema is not None:
         state |= {name: value.to(state[name].dtype) for name, value in ema.weights().items()}
     return {name: value.to("cpu").contiguous().clone() for name, value in state.items()}

@@ -15,7 +15,9 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from ovikit.data.seeds import generator_for
+from ovikit.errors import UserError, listed
 from ovikit.networks.joint import JointModel
+from ovikit.networks.lora import is_adapter
 from ovikit.networks.reading import each
 from ovikit.numerics import path
 from ovikit.numerics.protocols import Objective
@@ -53,6 +55,8 @@ class JointTraining(L.LightningModule):
         self.model, self.objective, self.grids, self.watch = model, objective, grids, watch
         self.make_optimizer = optimizer
         self.seed, self.choices, self.gradient_clip = seed, choices, gradient_clip
+        self.adapted = any(is_adapter(name) for name, _ in model.named_parameters())
+        self.strict_loading = not self.adapted  # checkpoints of adapters hold nothing else
         self.gradient_norm: Tensor | None = None
         self._batch: list[int] = []  # the clips of the step under way
         self._step = -1
@@ -98,7 +102,8 @@ class JointTraining(L.LightningModule):
         return draw_given(chances, len(batch.clips), self.seed, batch.step, batch.part)
 
     def _predict(self, noisy: AV[Tensor], sigma: AV[Tensor], text: AV[Text]) -> AV[Tensor]:
-        dtype = next(self.model.parameters()).dtype
+        # what is frozen may be kept shorter than that
+        dtype = next(p.dtype for p in self.model.parameters() if p.requires_grad)
         context = self.model.embed_text(each(text, lambda one: one.to(one.tokens.device, dtype)), cache=False)
         return self.model(noisy.map(lambda x: x.to(dtype)), sigma, context, self.grids)
 
@@ -123,6 +128,9 @@ class JointTraining(L.LightningModule):
         """Adds what Lightning does not keep. ovikit draws nothing from the global generators, but a network of a
         plugin may (``nn.Dropout`` does), and its resumed run must be exact as well."""
         self.watch.check()
+        if self.adapted:
+            state = checkpoint["state_dict"]
+            checkpoint["state_dict"] = {name: value for name, value in state.items() if is_adapter(name)}
         checkpoint["ovikit"] = {
             "watch": self.watch.state_dict(),
             "rng": torch.get_rng_state(),
@@ -131,6 +139,10 @@ class JointTraining(L.LightningModule):
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         _count_micro_batches(checkpoint, self.trainer.accumulate_grad_batches)
+        if self.adapted:
+            wanted = {name for name in self.state_dict() if is_adapter(name)}
+            if lacking := wanted.symmetric_difference(checkpoint["state_dict"]):
+                raise UserError(f"this checkpoint holds other adapters: {listed(sorted(lacking), 4)}")
         kept: Mapping[str, Any] = checkpoint["ovikit"]
         self.watch.load_state_dict(kept["watch"])
         torch.set_rng_state(kept["rng"].cpu())

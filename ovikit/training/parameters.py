@@ -7,9 +7,13 @@ from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from typing import Literal
 
+import torch
 from torch import nn
 
+from ovikit.data.seeds import generator_for
 from ovikit.errors import UserError
+from ovikit.networks.lora import add_adapters, is_adapter
+from ovikit.recipe.lora import Lora
 from ovikit.types import MODALITIES, Modality
 
 Part = Literal["video", "audio", "fusion"]
@@ -40,13 +44,26 @@ def part_of(name: str) -> Part:
     return "fusion"
 
 
+def adapt(model: nn.Module, lora: Lora, seed: int) -> list[str]:
+    """The names of the layers that now have adapters, drawn from the run's seed. UserError where the recipe's patterns
+    match no layer."""
+    ranks = lora.rank.to_dict()
+    try:
+        return add_adapters(
+            model, lora.targets, lambda name: ranks[part_of(name)], lora.alpha, generator_for(seed, "adapters")
+        )
+    except ValueError as error:
+        raise UserError(str(error), "training.lora.targets") from error
+
+
 def select_trained(model: nn.Module, stage: Stage, freeze: Sequence[str]) -> None:
     """Leaves ``requires_grad`` set on what is trained: nothing of a modality outside the stage, nothing frozen.
 
-    A stage of one modality never runs the fusion, so the fusion is not trained either. UserError for a pattern that
-    matches nothing and for a run that would train nothing.
+    A stage of one modality never runs the fusion, so the fusion is not trained either. Of a model with adapters nothing
+    but those is trained. UserError for a pattern that matches nothing and for a run that would train nothing.
     """
     names = [name for name, _ in model.named_parameters()]
+    adapted = any(map(is_adapter, names))
     for pattern in freeze:
         if not any(fnmatchcase(name, pattern) for name in names):
             shown = ", ".join(names[:3])
@@ -56,12 +73,20 @@ def select_trained(model: nn.Module, stage: Stage, freeze: Sequence[str]) -> Non
     trained_parts = PARTS if stage == "joint" else (stage,)
     for name, parameter in model.named_parameters():
         frozen = any(fnmatchcase(name, pattern) for pattern in freeze)
-        parameter.requires_grad_(part_of(name) in trained_parts and not frozen)
+        chosen = is_adapter(name) or not adapted
+        parameter.requires_grad_(chosen and part_of(name) in trained_parts and not frozen)
     for modality in stage_modalities(stage):
         if not any(p.requires_grad for name, p in model.named_parameters() if part_of(name) in (modality, "fusion")):
             raise UserError(
                 f"stage '{stage}' trains {modality}, but every parameter of it is frozen", "training.freeze"
             )
+
+
+def shorten_frozen(model: nn.Module) -> None:
+    """Keeps the matrices and kernels that are not trained in bfloat16. Gains, biases and tables stay as they are."""
+    for module in model.modules():
+        if isinstance(module, nn.Linear | nn.Conv1d | nn.Conv3d) and not module.weight.requires_grad:
+            module.weight = nn.Parameter(module.weight.to(torch.bfloat16), requires_grad=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,6 +107,8 @@ def frozen_by(model: nn.Module, stage: Stage, freeze: Sequence[str]) -> list[Fro
     """What each rule freezes, in their order: the stage, if it leaves a part out, then the patterns."""
     left_out = () if stage == "joint" else tuple(part for part in PARTS if part != stage)
     rules = [(f"stage {stage}", lambda name: part_of(name) in left_out)] if left_out else []
+    if any(map(is_adapter, (name for name, _ in model.named_parameters()))):
+        rules.append(("all but adapters", lambda name: not is_adapter(name)))
     rules += [(pattern, lambda name, pattern=pattern: fnmatchcase(name, pattern)) for pattern in freeze]
     sizes = {name: parameter.numel() for name, parameter in model.named_parameters()}
     frozen: set[str] = set()

@@ -15,6 +15,7 @@ import torch
 from lightning.fabric.plugins.environments.lightning import LightningEnvironment
 from rich.console import Console
 
+from ovikit.checkpoints.assets import Assets
 from ovikit.data.latents import LatentClips, prepare_latents
 from ovikit.data.sampler import EpochSampler
 from ovikit.errors import UserError
@@ -38,7 +39,7 @@ from ovikit.training.initial import fill_parts, initial_digests
 from ovikit.training.metrics import CsvLog, Metrics, columns
 from ovikit.training.module import JointTraining
 from ovikit.training.optimizer import AdamWCosine
-from ovikit.training.parameters import frozen_by, select_trained, stage_modalities
+from ovikit.training.parameters import adapt, frozen_by, select_trained, shorten_frozen, stage_modalities
 from ovikit.training.runfolder import RunFolder
 from ovikit.training.watch import LossWatch, NonFiniteError
 from ovikit.types import AV
@@ -72,16 +73,18 @@ def train(
     resume: bool = False,
     console: Console | None = None,
     cache: Path | None = None,
+    assets: Assets | None = None,
 ) -> TrainResult:
     """The result of training the recipe in the folder ``run``, until its last step or until it is told to stop.
 
-    cache: where encoded clips are kept, for runs that share them; default: in the run's folder
+    cache:  where encoded clips are kept, for runs that share them; default: in the run's folder
+    assets: where the recipe's components find their weights; default: where plugins find them
 
     A run that is finished is left as it is. UserError when the folder holds another recipe's run, or an unfinished
     run and ``resume`` is not set; NonFiniteError when a loss is not a number.
     """
-    folder, shown = RunFolder(Path(run)), console or Console(quiet=True)
     training = build.training_of(recipe)
+    folder, shown = RunFolder(Path(run), training.lora is not None), console or Console(quiet=True)
     _refuse_device(training)
     _refuse_rounded_weights(recipe)
     folder.refuse_other_recipe(recipe)
@@ -96,9 +99,14 @@ def train(
             str(folder.path),
             "go on with --resume, give another folder with --run, or delete this one",
         )
-    write_lock(recipe, folder.lock, initial_sha256=initial_digests(training.initial))
+    found = assets or build.find_assets()
+    base = recipe.model.checkpoint
+    write_lock(
+        recipe, folder.lock, checkpoint_sha256=None if base is None else found.digest(base.path),
+        initial_sha256=initial_digests(training.initial),
+    )  # fmt: skip
     with observed("train", folder.path, recipe.name, recipe.digest) as told:
-        result = _train(recipe, training, folder, start, shown, cache or folder.cache)
+        result = _train(recipe, training, folder, start, shown, cache or folder.cache, found)
         told.results = {"step": float(result.step)}
         if result.stopped_by is not None:
             told.stopped = f"stopped by {result.stopped_by.name} at step {result.step} of {result.steps}"
@@ -137,17 +145,24 @@ def _refuse_rounded_weights(recipe: Recipe) -> None:
 
 
 def _train(
-    recipe: Recipe, training: Training, folder: RunFolder, start: int | None, console: Console, cache: Path
-) -> TrainResult:
+    recipe: Recipe, training: Training, folder: RunFolder, start: int | None, console: Console, cache: Path,
+    assets: Assets,
+) -> TrainResult:  # fmt: skip
     modalities = stage_modalities(training.stage)
-    built = build.build_codecs(recipe)
+    built = build.build_codecs(recipe, assets)
     codecs = AV.of({modality: built[modality] for modality in modalities})
-    conditioner = build.build_conditioner(recipe)
+    conditioner = build.build_conditioner(recipe, assets)
     # Lightning reads a checkpoint before it converts the module, which would round float64 weights on the way.
-    model = build.build_model(recipe, built, conditioner).to(WEIGHT_DTYPES.get(training.trainer.precision))
+    model = build.build_model(recipe, built, conditioner, assets=assets).to(
+        WEIGHT_DTYPES.get(training.trainer.precision)
+    )
     if start is None:
         fill_parts(model, training.initial)
+    if training.lora is not None:
+        adapt(model, training.lora, training.seed)
     select_trained(model, training.stage, training.freeze)
+    if training.frozen == "bfloat16":
+        shorten_frozen(model)
     objective = build.build_objective(recipe)
     with encoding_progress(console) as report:
         clips = prepare_latents(

@@ -8,8 +8,9 @@ from pathlib import Path
 from torch import Tensor
 
 from ovikit.checkpoints.load import read_metadata, write_tensors
+from ovikit.checkpoints.lora import write_adapters
 from ovikit.errors import UserError
-from ovikit.layout import CHECKPOINTS, LAST_CHECKPOINT, LOCK, METRICS, WEIGHTS
+from ovikit.layout import ADAPTERS, CHECKPOINTS, LAST_CHECKPOINT, LOCK, METRICS, WEIGHTS
 from ovikit.recipe.diff import differences
 from ovikit.recipe.document import read_yaml
 from ovikit.recipe.models import Recipe
@@ -21,6 +22,8 @@ class RunFolder:
     """The files of a run. ``ovikit generate`` reads the recipe's lock and the weights."""
 
     path: Path
+    adapters: bool = False
+    """Whether the run trains adapters, which it ends with in place of weights."""
 
     @property
     def lock(self) -> Path:
@@ -40,7 +43,7 @@ class RunFolder:
 
     @property
     def weights(self) -> Path:
-        return self.path / WEIGHTS
+        return self.path / (ADAPTERS if self.adapters else WEIGHTS)
 
     @property
     def cache(self) -> Path:
@@ -93,4 +96,9 @@ class RunFolder:
             "step": str(step),
             "weights": "ema" if averaged else "last",
         }
-        write_tensors(self.weights, tensors, metadata)
+        if self.adapters:
+            assert recipe.training is not None
+            assert recipe.training.lora is not None
+            write_adapters(self.weights, tensors, recipe.training.lora.alpha, metadata)
+        else:
+            write_tensors(self.weights, tensors, metadata)
