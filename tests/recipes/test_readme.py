@@ -28,8 +28,13 @@ def shell_lines(page: str) -> list[str]:
     return [line for line in lines if line and not line.startswith("#")]
 
 
+IN_ORDER = "docs/training.md"
+"""A page whose commands build on each other."""
+
+
 def lines_beginning(word: str) -> list[str]:
-    return sorted({line for page in PAGES for line in shell_lines(page) if line.split()[0] == word})
+    pages = [page for page in PAGES if page != IN_ORDER]
+    return sorted({line for page in pages for line in shell_lines(page) if line.split()[0] == word})
 
 
 def run(command: str, folder: Path) -> subprocess.CompletedProcess[str]:
@@ -86,6 +91,20 @@ def test_commands_run(line: str, place: Path) -> None:
     done = run(line, place)
     assert done.returncode == 0, done.stderr
     assert done.stdout.strip()
+
+
+@pytest.mark.slow
+def test_commands_that_build_on_each_other_run_in_their_order(place: Path) -> None:
+    """As written, but that training is two steps long, and suites are of two prompts."""
+    for suite in (place / "evals" / "suites").glob("toyworld-*.yaml"):
+        suite.write_text(suite.read_text().replace("count: 32", "count: 2"))
+    lines = shell_lines(IN_ORDER)
+    assert len(lines) >= 8
+    for line in lines:
+        done = run(f"{line} {SMALL}" if line.startswith("ovikit train") else line, place)
+        assert done.returncode == 0, f"{line}\n{done.stderr}"
+        assert done.stdout.strip(), line
+    assert (place / "bounce-lora" / "adapter_model.safetensors").is_file()
 
 
 @pytest.mark.parametrize("page", ["README.md", "docs/concepts.md"])

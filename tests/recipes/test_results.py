@@ -8,6 +8,8 @@ from pathlib import Path
 
 import pytest
 
+from ovikit.ablation.statistics import estimate
+
 ROOT = Path(__file__).parents[2]
 PAGE = ROOT / "docs" / "results" / "toyworld.md"
 DATA = PAGE.with_suffix("")
@@ -29,6 +31,33 @@ def table(text: str) -> list[list[str]]:
 
 def numbers(cell: str) -> list[float]:
     return [float(one.replace("−", "-").replace("+", "").replace(",", "")) for one in re.findall(r"[+−]?[\d.]+", cell)]
+
+
+def test_the_table_of_two_stages_says_what_its_data_says() -> None:
+    page = PAGE.with_name("two-stages.md")
+    with (page.with_suffix("") / "results.csv").open(newline="") as handle:
+        rows = list(csv.DictReader(handle))
+    by = {(row["arm"], row["seed"]): row for row in rows}
+    seeds = sorted({row["seed"] for row in rows})
+    heading, *lines = table(page.read_text())
+    assert [line[0] for line in lines] == list(dict.fromkeys(row["arm"] for row in rows))
+    assert len(by) == len(lines) * len(seeds)
+    for arm, *cells in lines:
+        own = [by[arm, seed] for seed in seeds]
+        assert {(row["alone_steps"], row["together_steps"]) for row in own} == {(cells[0], cells[1])}
+        for title, cell in zip(heading[1:], cells, strict=True):
+            if (name := title.split(" ")[0]) in own[0] and "±" in cell:
+                found = estimate([float(row[name]) for row in own])
+                assert found.half is not None
+                assert numbers(cell) == pytest.approx([found.mean, found.half], abs=0.06 if "ms" in name else 6e-4)
+        if arm == "scratch":
+            continue
+        differences = [float(row["onset_f1"]) - float(by["scratch", row["seed"]]["onset_f1"]) for row in own]
+        found = estimate(differences)
+        assert found.low is not None
+        assert found.high is not None
+        assert numbers(cells[3]) == pytest.approx([found.mean, found.low, found.high], abs=6e-4)
+        assert cells[4] == ("worse" if found.high < 0 else "not told apart")
 
 
 def test_every_matrix_has_its_section() -> None:
