@@ -45,12 +45,14 @@ class LatentClips:
     latents:   (n, c, t, y, x) and (n, c, t), float32
     text:      (p, l, c) of the distinct texts; row 0 is the empty prompt
     text_rows: (n,) which row is whose, for each tower; the same tensor where both read one text
+    first:     (n, c, 1, y, x) of each clip's first frame alone; None where there are no pictures
     """
 
     names: tuple[str, ...]
     latents: AV[Tensor]
     text: Text
     text_rows: AV[Tensor]
+    first: Tensor | None = None
 
     def __len__(self) -> int:
         return len(self.names)
@@ -104,6 +106,7 @@ def encode(
     if total == 0:
         raise UserError("the dataset has no clips", "training.data")
     latents = codecs.map(lambda codec: torch.empty((total, *codec.shape()), dtype=torch.float32))
+    first = _no_first(codecs, total)
     names: list[str] = []
     prompts: list[str] = []
     lacking: dict[Modality, list[str]] = {}
@@ -118,6 +121,8 @@ def encode(
             if not lacking:  # else the rest is only looked through, so that one message names every clip
                 for modality, codec in codecs.items():
                     latents[modality][len(names) : len(names) + len(chunk)] = _encode(chunk, modality, codec, clip)
+                if first is not None:
+                    first[len(names) : len(names) + len(chunk)] = _encode_first(chunk, codecs["video"])
             names += [item.name for item in chunk]
             prompts += [item.prompt for item in chunk]
             if progress is not None:
@@ -129,7 +134,20 @@ def encode(
             f"leave these clips out, or train without {modality}",
         )
     text, rows = _texts(conditioner, prompts, codecs.modalities)
-    return LatentClips(tuple(names), latents, text, rows)
+    return LatentClips(tuple(names), latents, text, rows, first)
+
+
+def _no_first(codecs: AV[Codec], total: int) -> Tensor | None:
+    """Room for the latents of all first frames; None where there are no pictures."""
+    if codecs.video is None:
+        return None
+    channels, _, *size = codecs.video.shape()
+    return torch.empty((total, channels, 1, *size), dtype=torch.float32)
+
+
+def _encode_first(chunk: Sequence[Clip], codec: Codec) -> Tensor:
+    """(b, c, 1, y, x): as when a first frame is given for a clip that is made."""
+    return codec.encode(torch.stack([clip.signal("video")[:1] for clip in chunk])).float()
 
 
 def _texts(
@@ -205,6 +223,8 @@ def write_cache(path: Path, clips: LatentClips, mark: str) -> None:
     """Writes latents, text and checksums to one safetensors file, under a temporary name first."""
     tensors = dict(clips.latents.items())
     tensors |= {"text.tokens": clips.text.tokens, "text.lengths": clips.text.lengths}
+    if clips.first is not None:
+        tensors["first"] = clips.first
     rows = clips.text_rows
     if rows.video is None or rows.audio is None or rows.video is rows.audio:
         tensors["text.rows"] = next(rows.values())
@@ -232,6 +252,7 @@ def read_cache(path: Path, mark: str) -> LatentClips:
         AV(tensors.get("video"), tensors.get("audio")),
         Text(tensors["text.tokens"], tensors["text.lengths"]),
         _rows(tensors),
+        tensors.get("first"),
     )
 
 

@@ -11,7 +11,7 @@ from dataclasses import replace
 from itertools import pairwise
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from ovikit.networks.protocols import Attend, Backbone, Block, LaysOut, OwnHeads, Partition, Positions, Visit
@@ -23,7 +23,6 @@ from ovikit.types import (
     Context,
     KeyValue,
     Modality,
-    NoiseConditioning,
     Perturbation,
     Rotated,
     Rotation,
@@ -203,6 +202,7 @@ class JointModel(nn.Module):
         grids: AV[TokenGrid],
         *,
         clean_steps: AV[int] = AV(),
+        clean: AV[Bool[Tensor, " b"]] = AV(),
         lengths: AV[Int[Tensor, " b"]] = AV(),
         perturbation: Perturbation | tuple[Perturbation, ...] = Perturbation(),
     ) -> AV[Float[Tensor, "b c *tyx"]]:
@@ -212,6 +212,7 @@ class JointModel(nn.Module):
         sigma:       noise level of each modality
         grids:       of the latents, from the codecs
         clean_steps: how many leading latent steps hold clean data (a given first frame): their noise level is 0
+        clean:       in which items they do; without it, in all
         lengths:     valid tokens of each item, for batches of unequal length
         perturbation: of the whole batch; or one for each of k equal, consecutive parts of it
         """
@@ -220,7 +221,15 @@ class JointModel(nn.Module):
         streams = AV.of(
             {
                 m: replace(
-                    self._stream(m, x, sigma[m], context[m], tokens_grid[m], clean_steps.get(m) or 0, lengths.get(m)),
+                    self._stream(
+                        m,
+                        x,
+                        _levels(sigma[m], clean_steps.get(m) or 0, clean.get(m)),
+                        context[m],
+                        tokens_grid[m],
+                        clean_steps.get(m) or 0,
+                        lengths.get(m),
+                    ),
                     layout=layouts.get(m) or {},
                 )
                 for m, x in latents.items()
@@ -242,23 +251,26 @@ class JointModel(nn.Module):
         self,
         modality: Modality,
         x: Float[Tensor, "b c *tyx"],
-        sigma: Float[Tensor, " b"],
+        levels: Float[Tensor, "b s"],
         context: Context,
         grid: TokenGrid,
         clean: int,
         lengths: Int[Tensor, " b"] | None,
     ) -> Stream:
         tower = self.tower(modality)
-        noise = _noise(tower, sigma, clean * grid.tokens_per_step, len(grid))
+        first = clean * grid.tokens_per_step
+        noise = tower.noise(levels, (first, len(grid) - first) if clean else (len(grid),))
         by = self.rotations(grid, x, context.tokens.shape[1])
         return Stream(tower.embed(x), noise, context.tokens, by, lengths, context.lengths)
 
 
-def _noise(tower: Backbone, sigma: Float[Tensor, " b"], clean: int, total: int) -> NoiseConditioning:
-    """Conditioning of a clip whose first ``clean`` tokens are data."""
-    if clean == 0:
-        return tower.noise(sigma[:, None], (total,))
-    return tower.noise(torch.stack((torch.zeros_like(sigma), sigma), dim=1), (clean, total - clean))
+def _levels(sigma: Float[Tensor, " b"], clean_steps: int, clean: Bool[Tensor, " b"] | None) -> Float[Tensor, "b s"]:
+    """The noise levels of each item: one, or that of its first steps and that of the rest."""
+    if clean_steps == 0:
+        return sigma[:, None]
+    zero = torch.zeros_like(sigma)
+    first = zero if clean is None else torch.where(clean, zero, sigma)
+    return torch.stack((first, sigma), dim=1)
 
 
 def _enter(i: int, stream: Stream, context: Context) -> Stream:

@@ -138,6 +138,8 @@ class Training(Section):
     same number gives the same training on any number of devices that divides it."""
     text_dropout: Probability = 0.0
     """Probability that a clip is trained without its prompt."""
+    first_frame: Probability = 0.0
+    """Probability that a clip's first frame is given: its tokens have no noise, and are not learned."""
     same_noise: bool = False
     """Video and audio noise of a clip begin with the same numbers, as in sampling with same_noise_seed; false: they are
     independent, as Ovi is trained."""
@@ -179,6 +181,13 @@ class Training(Section):
             if parts.count(part) > 1:
                 raise ValueError(f"the {part} part is named twice")
         return initial
+
+    @field_validator("first_frame")
+    @classmethod
+    def _has_pictures(cls, value: float, info: ValidationInfo) -> float:
+        if value and info.data.get("stage", "joint") == "audio":
+            raise ValueError("a clip of sound alone has no first frame")
+        return value
 
     @field_validator("same_noise", "modality_dropout")
     @classmethod

@@ -57,9 +57,10 @@ class Batch:
     step:    the optimizer step that it is a part of, counted from 0
     part:    which of the step's micro-batches it is
     last:    whether it is the last one of the step that its process computes
+    first:   (b, c, 1, y, x) of each clip's first frame alone; None where there are no pictures
     """
 
-    __slots__ = ("clips", "empty", "last", "latents", "part", "step", "text")
+    __slots__ = ("clips", "empty", "first", "last", "latents", "part", "step", "text")
 
     def __init__(
         self,
@@ -70,17 +71,19 @@ class Batch:
         step: int = 0,
         part: int = 0,
         last: bool = True,
+        first: Tensor | None = None,
     ) -> None:
         self.clips, self.latents, self.text, self.empty = clips, latents, text, empty
-        self.step, self.part, self.last = step, part, last
+        self.step, self.part, self.last, self.first = step, part, last, first
 
     def to(self, device: torch.device) -> Batch:
         def move(text: Text) -> Text:
             return text.to(device, text.tokens.dtype)
 
         latents = self.latents.map(lambda x: x.to(device))
+        first = None if self.first is None else self.first.to(device)
         place = self.step, self.part, self.last
-        return Batch(self.clips, latents, each(self.text, move), move(self.empty), *place)
+        return Batch(self.clips, latents, each(self.text, move), move(self.empty), *place, first)
 
 
 class BatchStream:
@@ -105,7 +108,8 @@ class BatchStream:
         latents = self.clips.latents.map(lambda value: value.index_select(0, index))
         text = each(self.clips.text_rows, lambda rows: _rows(self.clips.text, rows[index]))
         last = (turn + 1) % self.share.own == 0
-        return Batch(indices, latents, text, self.empty, step, part, last)
+        first = None if self.clips.first is None else self.clips.first.index_select(0, index)
+        return Batch(indices, latents, text, self.empty, step, part, last, first)
 
 
 class Turns:

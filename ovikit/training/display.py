@@ -89,6 +89,9 @@ def choices_table(objective: Objective, training: Training, clips: LatentClips) 
         noise = "begins with the same numbers in both" if training.same_noise else "one each, independent"
         table.add_row("noise", noise, "training.same_noise")
         table.add_row("modalities", _learned(training.modality_dropout), "training.modality_dropout")
+    if training.stage != "audio":
+        share = training.first_frame
+        table.add_row("first frame", f"given {100 * share:.3g} %" if share else "never given", "training.first_frame")
     table.add_row("prompt", _dropped(training.text_dropout), "training.text_dropout")
     table.add_row("text", _texts(clips.text_rows), "model.conditioner")
     return table

@@ -23,11 +23,13 @@ class Choices:
     """What a recipe chooses of a step's draws.
 
     text_dropout: probability that a clip is trained without its prompt
+    first_frame:  probability that a clip's first frame is given
     same_noise:   the noises of a clip's modalities begin with the same numbers
     given:        probability, by modality, that it is given and the other is learned from it
     """
 
     text_dropout: float = 0.0
+    first_frame: float = 0.0
     same_noise: bool = False
     given: AV[float] = AV(0.0, 0.0)
 
@@ -55,6 +57,18 @@ def draw_given(probability: AV[float], size: int, seed: int, *place: int) -> AV[
     u = torch.rand(size, generator=generator_for(seed, "given", *place), dtype=torch.float64)
     video = probability["video"]
     return AV(u < video, (u >= video) & (u < video + probability["audio"]))
+
+
+def draw_first(probability: float, size: int, seed: int, *place: int) -> Tensor:
+    """(b,) bool on the CPU: of which of ``size`` clips the first frame is given."""
+    return torch.rand(size, generator=generator_for(seed, "first", *place), dtype=torch.float64) < probability
+
+
+def unlearned_first(mask: Tensor | None, held: Tensor, latents: Tensor) -> Tensor:
+    """(b, 1, t, 1, 1): ``mask`` of a video's latents (b, c, t, y, x), without the first step where it is given."""
+    steps = torch.arange(latents.shape[2], device=latents.device) == 0
+    learned = ~(held.to(latents.device)[:, None] & steps)[:, None, :, None, None]
+    return learned if mask is None else learned & mask
 
 
 def mean_learned(losses: AV[Tensor], given: AV[Tensor]) -> AV[Tensor]:

@@ -6,6 +6,7 @@ Shape legend: b batch, c channels, t y x latent steps, rows, columns.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 import lightning as L  # as its documentation writes it
@@ -22,7 +23,15 @@ from ovikit.networks.reading import each
 from ovikit.numerics import path
 from ovikit.numerics.protocols import Objective
 from ovikit.training.batches import Batch, drop_text
-from ovikit.training.draws import Choices, draw_given, draw_noise, learned_mask, mean_learned
+from ovikit.training.draws import (
+    Choices,
+    draw_first,
+    draw_given,
+    draw_noise,
+    learned_mask,
+    mean_learned,
+    unlearned_first,
+)
 from ovikit.training.optimizer import AdamWCosine
 from ovikit.training.watch import LossWatch, loss_name, named_losses
 from ovikit.types import AV, Text, TokenGrid
@@ -90,8 +99,16 @@ class JointTraining(L.LightningModule):
         noisy = AV.of({m: path.mix(x, noise[m], sigma[m]) for m, x in data.items()})
         # A clip loses its text as a whole: both towers' at once.
         text = each(batch.text, lambda one: drop_text(one, batch.empty, dropped))
-        prediction = self._predict(noisy, sigma, text)
-        losses = self.objective.loss(prediction, data.zip(noise, path.velocity), given.zip(data, learned_mask))
+        mask = given.zip(data, learned_mask)
+        held = self._first_frames(batch)
+        if held is not None:
+            assert batch.first is not None
+            shown = held.to(data["video"].device)
+            start = torch.where(shown[:, None, None, None, None], batch.first, noisy["video"][:, :, :1])
+            noisy = replace(noisy, video=torch.cat((start, noisy["video"][:, :, 1:]), dim=2))
+            mask = replace(mask, video=unlearned_first(mask.video, held, data["video"]))
+        prediction = self._predict(noisy, sigma, text, held)
+        losses = self.objective.loss(prediction, data.zip(noise, path.velocity), mask)
         return mean_learned(losses, given) if given.modalities else losses.map(torch.mean)
 
     def _given(self, batch: Batch) -> AV[Tensor]:
@@ -101,11 +118,23 @@ class JointTraining(L.LightningModule):
             return AV()
         return draw_given(chances, len(batch.clips), self.seed, batch.step, batch.part)
 
-    def _predict(self, noisy: AV[Tensor], sigma: AV[Tensor], text: AV[Text]) -> AV[Tensor]:
+    def _first_frames(self, batch: Batch) -> Tensor | None:
+        """(b,) bool on the CPU: of which clips the first frame is given; None where it is of none."""
+        chance = self.choices.first_frame
+        if chance == 0:
+            return None
+        held = draw_first(chance, len(batch.clips), self.seed, batch.step, batch.part)
+        return held if held.any() else None
+
+    def _predict(self, noisy: AV[Tensor], sigma: AV[Tensor], text: AV[Text], held: Tensor | None) -> AV[Tensor]:
         # what is frozen may be kept shorter than that
         dtype = next(p.dtype for p in self.model.parameters() if p.requires_grad)
         context = self.model.embed_text(each(text, lambda one: one.to(one.tokens.device, dtype)), cache=False)
-        return self.model(noisy.map(lambda x: x.to(dtype)), sigma, context, self.grids)
+        latents = noisy.map(lambda x: x.to(dtype))
+        if held is None:
+            return self.model(latents, sigma, context, self.grids)
+        clean = AV(video=held.to(latents["video"].device))
+        return self.model(latents, sigma, context, self.grids, clean_steps=AV(video=1), clean=clean)
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
         # With a gradient scaler the fused kernel would unscale by itself, after the norm has been taken.

@@ -199,7 +199,7 @@ def _tell(console: Console, model: JointModel, objective: Objective, training: T
 def _choices(training: Training) -> Choices:
     dropout = training.modality_dropout
     given = AV(video=dropout.audio_from_video, audio=dropout.video_from_audio)
-    return Choices(training.text_dropout, training.same_noise, given)
+    return Choices(training.text_dropout, training.first_frame, training.same_noise, given)
 
 
 def _fit(

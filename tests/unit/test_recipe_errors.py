@@ -124,8 +124,8 @@ BAD = [
     # several at once
     ("steps: 4\ntraining:\n", "steps: x\ntraining:\n  sateg: joint\n",
      "2 errors\n  r.yaml:19: sampling.steps: should be a valid integer, not 'x'\n  r.yaml:21: training.sateg: unknown "
-     "key; there are: batch_size, data, ema, freeze, frozen, initial, lora, micro_batches, modality_dropout, "
-     "objective, optimizer, same_noise, seed, stage, text_dropout, trainer. Did you mean 'stage'?"),
+     "key; there are: batch_size, data, ema, first_frame, freeze, frozen, initial, lora, micro_batches, "
+     "modality_dropout, objective, optimizer, same_noise, seed, stage, text_dropout, trainer. Did you mean 'stage'?"),
 ]  # fmt: skip
 
 

@@ -61,7 +61,7 @@ def test_a_recipe_survives_pickling(good: Path) -> None:
         ("model.video.norm=rms", "model.video.norm", "rms"),
         ("model.video.patch=[1, 1, 1]", "model.video.patch", [1, 1, 1]),
         ("sampling.guidance.skip_layers=[1]", "sampling.guidance.skip_layers", [1]),
-        ("training.ema.decay=0.5", "training.ema", {"decay": 0.5}),
+        ("training.ema.decay=0.5", "training.ema", {"decay": 0.5, "on": "device"}),
         ("sampling.negative.video=no, never", "sampling.negative.video", "no, never"),
         ("model.seed=3", "model.seed", 3),
         ("evaluation=null", "evaluation", None),

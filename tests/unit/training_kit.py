@@ -27,6 +27,13 @@ from ovikit.types import AV, Clip, ClipSpec, KeyValue, Modality, NoiseConditioni
 WIDTH = 8
 
 
+def per_token(noise: NoiseConditioning) -> Tensor:
+    """The embedding of each token's level; one row where all tokens share it."""
+    if len(noise.spans) == 1:
+        return noise.embedding
+    return noise.embedding.repeat_interleave(torch.tensor(noise.spans), dim=1)
+
+
 class KitBlock(nn.Module):
     """One layer, with a bias from the noise level in place of a full modulation."""
 
@@ -40,7 +47,7 @@ class KitBlock(nn.Module):
         self.level, self.dropout = nn.Linear(width, width), nn.Dropout(dropout)
 
     def modulation(self, noise: NoiseConditioning) -> Tensor:
-        return self.level(noise.embedding)
+        return self.level(per_token(noise))
 
     def self_heads(self, x: Tensor, mod: Tensor) -> Heads:
         return Heads(*(part.unflatten(-1, (2, -1)) for part in self.attn(x + mod).chunk(3, dim=-1)))
@@ -92,7 +99,7 @@ class KitTower(nn.Module):
 
     def head(self, tokens: Tensor, noise: NoiseConditioning, grid: TokenGrid) -> Tensor:
         shape = grid.shape if grid.modality == "video" else grid.shape[:1]
-        return self.out(tokens + noise.embedding).transpose(1, 2).unflatten(2, shape)
+        return self.out(tokens + per_token(noise)).transpose(1, 2).unflatten(2, shape)
 
 
 class KitFusion(nn.Module):
