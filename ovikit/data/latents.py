@@ -27,6 +27,8 @@ from ovikit.types import AV, MODALITIES, Clip, ClipSpec, Modality, Text
 LAYOUT = 2
 """Version of what this module writes; a cache of another version is not read."""
 CLIPS_AT_ONCE = 16
+VALUES_AT_ONCE = 2**26
+"""Of the pixels and samples that are encoded together."""
 PROMPTS_AT_ONCE = 64
 EMPTY = ""
 """The prompt of a clip whose text is dropped: row 0 of every text table."""
@@ -77,14 +79,17 @@ def prepare_latents(
     clip: ClipSpec,
     cache_dir: Path | None = None,
     progress: Progress | None = None,
+    device: torch.device | str = "cpu",
 ) -> LatentClips:
     """The latents and text of every clip, for the modalities of ``codecs``: from the cache, or encoded and cached.
+
+    device: where they are computed; they come back to the CPU
 
     A cache file that is damaged or was made from anything else is not used: the clips are encoded again.
     UserError names the clips that lack a modality, have another form than ``clip``, or encode to NaN.
     """
     if cache_dir is None:
-        return encode(source, codecs, conditioner, clip, progress)
+        return encode(source, codecs, conditioner, clip, progress, device)
     mark = fingerprint(source, codecs, conditioner, clip)
     path = cache_dir / f"latents-{mark[:16]}.safetensors"
     if path.exists():
@@ -92,16 +97,24 @@ def prepare_latents(
             return read_cache(path, mark)
         except ValueError as error:
             log.warning("%s: %s; encoding the clips again", path, error)
-    found = encode(source, codecs, conditioner, clip, progress)
+    found = encode(source, codecs, conditioner, clip, progress, device)
     write_cache(path, found, mark)
     return found
 
 
 @torch.no_grad()
 def encode(
-    source: ClipSource, codecs: AV[Codec], conditioner: Conditioner, clip: ClipSpec, progress: Progress | None = None
+    source: ClipSource,
+    codecs: AV[Codec],
+    conditioner: Conditioner,
+    clip: ClipSpec,
+    progress: Progress | None = None,
+    device: torch.device | str = "cpu",
 ) -> LatentClips:
-    """The latents and text of every clip; errors as in ``prepare_latents``."""
+    """The latents and text of every clip, on the CPU; errors as in ``prepare_latents``.
+
+    device: where they are computed
+    """
     total = len(source)
     if total == 0:
         raise UserError("the dataset has no clips", "training.data")
@@ -112,17 +125,19 @@ def encode(
     lacking: dict[Modality, list[str]] = {}
     if progress is not None:
         progress(0, total)
-    with loaded(*codecs.values()):
-        for chunk in _chunks(source, CLIPS_AT_ONCE):
+    with loaded(*codecs.values(), device=device):
+        for chunk in _chunks(source, _at_once(clip)):
             for item in chunk:
                 for modality in codecs.modalities:
                     if modality not in item.modalities:
                         lacking.setdefault(modality, []).append(item.name)
             if not lacking:  # else the rest is only looked through, so that one message names every clip
                 for modality, codec in codecs.items():
-                    latents[modality][len(names) : len(names) + len(chunk)] = _encode(chunk, modality, codec, clip)
+                    latents[modality][len(names) : len(names) + len(chunk)] = _encode(
+                        chunk, modality, codec, clip, device
+                    )
                 if first is not None:
-                    first[len(names) : len(names) + len(chunk)] = _encode_first(chunk, codecs["video"])
+                    first[len(names) : len(names) + len(chunk)] = _encode_first(chunk, codecs["video"], device)
             names += [item.name for item in chunk]
             prompts += [item.prompt for item in chunk]
             if progress is not None:
@@ -133,7 +148,7 @@ def encode(
             "training.data",
             f"leave these clips out, or train without {modality}",
         )
-    text, rows = _texts(conditioner, prompts, codecs.modalities)
+    text, rows = _texts(conditioner, prompts, codecs.modalities, device)
     return LatentClips(tuple(names), latents, text, rows, first)
 
 
@@ -145,20 +160,20 @@ def _no_first(codecs: AV[Codec], total: int) -> Tensor | None:
     return torch.empty((total, channels, 1, *size), dtype=torch.float32)
 
 
-def _encode_first(chunk: Sequence[Clip], codec: Codec) -> Tensor:
+def _encode_first(chunk: Sequence[Clip], codec: Codec, device: torch.device | str) -> Tensor:
     """(b, c, 1, y, x): as when a first frame is given for a clip that is made."""
-    return codec.encode(torch.stack([clip.signal("video")[:1] for clip in chunk])).float()
+    return codec.encode(torch.stack([clip.signal("video")[:1] for clip in chunk]).to(device)).float().cpu()
 
 
 def _texts(
-    conditioner: Conditioner, prompts: Sequence[str], modalities: tuple[Modality, ...]
+    conditioner: Conditioner, prompts: Sequence[str], modalities: tuple[Modality, ...], device: torch.device | str
 ) -> tuple[Text, AV[Tensor]]:
     """The distinct texts of the prompts, and which of them each tower reads for each prompt."""
     texts = [texts_of(conditioner, text) for text in _prepared(conditioner, prompts)]
     read = AV.of({m: [text[m] for text in texts] for m in modalities})
     distinct = list(dict.fromkeys([EMPTY, *(text for some in read.values() for text in some)]))
     row = {text: index for index, text in enumerate(distinct)}
-    with loaded(conditioner):
+    with loaded(conditioner, device=device):
         encoded = encode_prompts(conditioner, distinct)
     return encoded, _united(read.map(lambda some: torch.tensor([row[text] for text in some])))
 
@@ -192,10 +207,16 @@ def encode_prompts(conditioner: Conditioner, prompts: Sequence[str]) -> Text:
     parts = [conditioner.encode(prompts[at : at + PROMPTS_AT_ONCE]) for at in range(0, len(prompts), PROMPTS_AT_ONCE)]
     longest = max(part.tokens.shape[1] for part in parts)
     padded = [torch.nn.functional.pad(part.tokens, (0, 0, 0, longest - part.tokens.shape[1])) for part in parts]
-    tokens = torch.cat(padded).float()
+    tokens = torch.cat(padded).float().cpu()
     for index in (~tokens.flatten(1).isfinite().all(dim=1)).nonzero().flatten().tolist():
         raise UserError(f"the conditioner makes NaN or Inf of the prompt {prompts[index]!r}", "model.conditioner")
-    return Text(tokens, torch.cat([part.lengths for part in parts]))
+    return Text(tokens, torch.cat([part.lengths for part in parts]).cpu())
+
+
+def _at_once(clip: ClipSpec) -> int:
+    """How many clips are encoded together: few of large ones, which keep any device busy by themselves."""
+    values = max(clip.frames * clip.height_px * clip.width_px * 3, clip.samples)
+    return max(1, min(CLIPS_AT_ONCE, VALUES_AT_ONCE // values))
 
 
 def _chunks(source: ClipSource, size: int) -> Iterator[list[Clip]]:
@@ -203,7 +224,9 @@ def _chunks(source: ClipSource, size: int) -> Iterator[list[Clip]]:
         yield [source[index] for index in range(first, min(first + size, len(source)))]
 
 
-def _encode(chunk: Sequence[Clip], modality: Modality, codec: Codec, form: ClipSpec) -> Tensor:
+def _encode(
+    chunk: Sequence[Clip], modality: Modality, codec: Codec, form: ClipSpec, device: torch.device | str
+) -> Tensor:
     wanted = (form.frames, form.height_px, form.width_px, 3) if modality == "video" else (form.samples,)
     samples: list[Tensor] = []
     for clip in chunk:
@@ -213,7 +236,7 @@ def _encode(chunk: Sequence[Clip], modality: Modality, codec: Codec, form: ClipS
                 f"clip {clip.name}: its {modality} is {tuple(value.shape)}, the recipe's clips are {wanted}"
             )
         samples.append(value)
-    found = codec.encode(torch.stack(samples)).float()
+    found = codec.encode(torch.stack(samples).to(device)).float().cpu()
     for index in (~found.flatten(1).isfinite().all(dim=1)).nonzero().flatten().tolist():
         raise UserError(f"clip {chunk[index].name}: its {modality} encodes to NaN or Inf", "training.data")
     return found

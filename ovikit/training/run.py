@@ -21,6 +21,7 @@ from ovikit.data.sampler import EpochSampler
 from ovikit.errors import UserError
 from ovikit.kernel.observe import observed
 from ovikit.networks.joint import JointModel
+from ovikit.networks.protocols import ClipSource, Codec, Conditioner
 from ovikit.numerics.protocols import Objective
 from ovikit.progress import clock
 from ovikit.recipe import build
@@ -39,7 +40,7 @@ from ovikit.training.initial import fill_parts, initial_digests
 from ovikit.training.metrics import CsvLog, Metrics, columns
 from ovikit.training.module import JointTraining
 from ovikit.training.optimizer import AdamWCosine
-from ovikit.training.parameters import adapt, frozen_by, select_trained, shorten_frozen, stage_modalities
+from ovikit.training.parameters import Stage, adapt, frozen_by, select_trained, shorten_frozen, stage_modalities
 from ovikit.training.runfolder import RunFolder
 from ovikit.training.watch import LossWatch, NonFiniteError
 from ovikit.types import AV
@@ -100,13 +101,14 @@ def train(
             "go on with --resume, give another folder with --run, or delete this one",
         )
     found = assets or build.find_assets()
+    parts = _checked(recipe, training, found)  # before the folder is made
     base = recipe.model.checkpoint
     write_lock(
         recipe, folder.lock, checkpoint_sha256=None if base is None else found.digest(base.path),
         initial_sha256=initial_digests(training.initial),
     )  # fmt: skip
     with observed("train", folder.path, recipe.name, recipe.digest) as told:
-        result = _train(recipe, training, folder, start, shown, cache or folder.cache, found)
+        result = _train(recipe, training, parts, folder, start, shown, cache or folder.cache, found)
         told.results = {"step": float(result.step)}
         if result.stopped_by is not None:
             told.stopped = f"stopped by {result.stopped_by.name} at step {result.step} of {result.steps}"
@@ -144,30 +146,64 @@ def _refuse_rounded_weights(recipe: Recipe) -> None:
         )
 
 
-def _train(
-    recipe: Recipe, training: Training, folder: RunFolder, start: int | None, console: Console, cache: Path,
-    assets: Assets,
-) -> TrainResult:  # fmt: skip
-    modalities = stage_modalities(training.stage)
-    built = build.build_codecs(recipe, assets)
-    codecs = AV.of({modality: built[modality] for modality in modalities})
-    conditioner = build.build_conditioner(recipe, assets)
-    # Lightning reads a checkpoint before it converts the module, which would round float64 weights on the way.
-    model = build.build_model(recipe, built, conditioner, assets=assets).to(
-        WEIGHT_DTYPES.get(training.trainer.precision)
-    )
-    if start is None:
-        fill_parts(model, training.initial)
+@dataclass(frozen=True, slots=True)
+class _Parts:
+    """What stands around the network; no weights of it are read."""
+
+    codecs: AV[Codec]
+    conditioner: Conditioner
+    objective: Objective
+    source: ClipSource
+
+    def of(self, stage: Stage) -> AV[Codec]:
+        """The codecs of what a stage trains."""
+        return AV.of({modality: self.codecs[modality] for modality in stage_modalities(stage)})
+
+
+def _checked(recipe: Recipe, training: Training, assets: Assets) -> _Parts:
+    """The parts of a run, after all that can be refused without reading weights or clips."""
+    parts = _Parts(
+        build.build_codecs(recipe, assets), build.build_conditioner(recipe, assets), build.build_objective(recipe),
+        build.build_dataset(recipe),
+    )  # fmt: skip
+    model = build.build_model(recipe, parts.codecs, parts.conditioner, "meta")
+    build.check_weights(model, recipe, assets=assets)
+    _choose(model, training)
+    return parts
+
+
+def _choose(model: JointModel, training: Training) -> None:
+    """Settles what of the model is trained, and as what."""
     if training.lora is not None:
         adapt(model, training.lora, training.seed)
     select_trained(model, training.stage, training.freeze)
     if training.frozen == "bfloat16":
         shorten_frozen(model)
-    objective = build.build_objective(recipe)
+
+
+def _encoding_device(training: Training) -> str:
+    """Where clips and prompts are encoded."""
+    on_cuda = training.trainer.accelerator in ("cuda", "auto") and torch.cuda.is_available()
+    return "cuda" if on_cuda else "cpu"
+
+
+def _train(
+    recipe: Recipe, training: Training, parts: _Parts, folder: RunFolder, start: int | None, console: Console,
+    cache: Path, assets: Assets,
+) -> TrainResult:  # fmt: skip
+    codecs, objective = parts.of(training.stage), parts.objective
     with encoding_progress(console) as report:
         clips = prepare_latents(
-            build.build_dataset(recipe), codecs, conditioner, build.clip_spec(recipe), cache, report
-        )
+            parts.source, codecs, parts.conditioner, build.clip_spec(recipe), cache, report,
+            device=_encoding_device(training),
+        )  # fmt: skip
+    # Only now: the text encoder and the network together may be more than there is memory for.
+    model = build.build_model(recipe, parts.codecs, parts.conditioner, assets=assets)
+    # Lightning reads a checkpoint before it converts the module, which would round float64 weights on the way.
+    model = model.to(WEIGHT_DTYPES.get(training.trainer.precision))
+    if start is None:
+        fill_parts(model, training.initial)
+    _choose(model, training)
     _tell(console, model, objective, training, clips)
     optimizer, trainer = training.optimizer, training.trainer
     if trainer.activation_checkpointing:

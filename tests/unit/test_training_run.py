@@ -432,3 +432,13 @@ def test_a_run_of_micro_batches_is_resumed_at_the_right_one(
     runs.train(recipe, tmp_path / "parts", resume=True)
     assert rows_of(tmp_path / "parts") == rows_of(tmp_path / "whole")
     assert_same(load_file(tmp_path / "whole/weights.safetensors"), load_file(tmp_path / "parts/weights.safetensors"))
+
+
+def test_a_refused_run_leaves_no_folder(tmp_path: Path) -> None:
+    for override, match in (
+        ("training.freeze=['*.nothing']", "matches no parameter"),
+        ("model.precision.dtype=bfloat16", "cannot be trained"),
+    ):
+        with pytest.raises(UserError, match=match):
+            runs.train(recipe_of(tmp_path, overrides=(override,)), tmp_path / "run")
+        assert not (tmp_path / "run").exists()
