@@ -47,7 +47,7 @@ class LatentClips:
     latents:   (n, c, t, y, x) and (n, c, t), float32
     text:      (p, l, c) of the distinct texts; row 0 is the empty prompt
     text_rows: (n,) which row is whose, for each tower; the same tensor where both read one text
-    first:     (n, c, 1, y, x) of each clip's first frame alone; None where there are no pictures
+    first:     (n, c, 1, y, x) of each clip's first frame alone; None where nobody asked for it
     """
 
     names: tuple[str, ...]
@@ -60,7 +60,9 @@ class LatentClips:
         return len(self.names)
 
 
-def fingerprint(source: ClipSource, codecs: AV[Codec], conditioner: Conditioner, clip: ClipSpec) -> str:
+def fingerprint(
+    source: ClipSource, codecs: AV[Codec], conditioner: Conditioner, clip: ClipSpec, first_frames: bool = False
+) -> str:
     """Hex digest of everything that the latents of a dataset depend on."""
     parts = {
         "layout": LAYOUT,
@@ -68,6 +70,7 @@ def fingerprint(source: ClipSource, codecs: AV[Codec], conditioner: Conditioner,
         "codecs": {modality: codec.fingerprint() for modality, codec in codecs.items()},
         "conditioner": conditioner.fingerprint(),
         "clip": asdict(clip),
+        "first frames": first_frames,
     }
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
 
@@ -80,24 +83,26 @@ def prepare_latents(
     cache_dir: Path | None = None,
     progress: Progress | None = None,
     device: torch.device | str = "cpu",
+    first_frames: bool = False,
 ) -> LatentClips:
     """The latents and text of every clip, for the modalities of ``codecs``: from the cache, or encoded and cached.
 
-    device: where they are computed; they come back to the CPU
+    device:       where they are computed; they come back to the CPU
+    first_frames: encode the first frame of each clip alone, too
 
     A cache file that is damaged or was made from anything else is not used: the clips are encoded again.
     UserError names the clips that lack a modality, have another form than ``clip``, or encode to NaN.
     """
     if cache_dir is None:
-        return encode(source, codecs, conditioner, clip, progress, device)
-    mark = fingerprint(source, codecs, conditioner, clip)
+        return encode(source, codecs, conditioner, clip, progress, device, first_frames)
+    mark = fingerprint(source, codecs, conditioner, clip, first_frames)
     path = cache_dir / f"latents-{mark[:16]}.safetensors"
     if path.exists():
         try:
             return read_cache(path, mark)
         except ValueError as error:
             log.warning("%s: %s; encoding the clips again", path, error)
-    found = encode(source, codecs, conditioner, clip, progress, device)
+    found = encode(source, codecs, conditioner, clip, progress, device, first_frames)
     write_cache(path, found, mark)
     return found
 
@@ -110,16 +115,14 @@ def encode(
     clip: ClipSpec,
     progress: Progress | None = None,
     device: torch.device | str = "cpu",
+    first_frames: bool = False,
 ) -> LatentClips:
-    """The latents and text of every clip, on the CPU; errors as in ``prepare_latents``.
-
-    device: where they are computed
-    """
+    """The latents and text of every clip, on the CPU; arguments and errors as in ``prepare_latents``."""
     total = len(source)
     if total == 0:
         raise UserError("the dataset has no clips", "training.data")
     latents = codecs.map(lambda codec: torch.empty((total, *codec.shape()), dtype=torch.float32))
-    first = _no_first(codecs, total)
+    first = _no_first(codecs, total) if first_frames else None
     names: list[str] = []
     prompts: list[str] = []
     lacking: dict[Modality, list[str]] = {}

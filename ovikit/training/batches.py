@@ -57,7 +57,7 @@ class Batch:
     step:    the optimizer step that it is a part of, counted from 0
     part:    which of the step's micro-batches it is
     last:    whether it is the last one of the step that its process computes
-    first:   (b, c, 1, y, x) of each clip's first frame alone; None where there are no pictures
+    first:   (b, c, 1, y, x) of each clip's first frame alone; None where the run never gives it
     """
 
     __slots__ = ("clips", "empty", "first", "last", "latents", "part", "step", "text")

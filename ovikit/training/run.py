@@ -195,7 +195,7 @@ def _train(
     with encoding_progress(console) as report:
         clips = prepare_latents(
             parts.source, codecs, parts.conditioner, build.clip_spec(recipe), cache, report,
-            device=_encoding_device(training),
+            device=_encoding_device(training), first_frames=training.first_frame > 0,
         )  # fmt: skip
     # Only now: the text encoder and the network together may be more than there is memory for.
     model = build.build_model(recipe, parts.codecs, parts.conditioner, assets=assets)

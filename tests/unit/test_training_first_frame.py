@@ -40,7 +40,9 @@ class Kit:
         self.codecs, conditioner = build.build_codecs(recipe), build.build_conditioner(recipe)
         self.model = build.build_model(recipe, self.codecs, conditioner)
         self.source = build.build_dataset(recipe)
-        self.clips: LatentClips = prepare_latents(self.source, self.codecs, conditioner, build.clip_spec(recipe))
+        self.clips: LatentClips = prepare_latents(
+            self.source, self.codecs, conditioner, build.clip_spec(recipe), first_frames=True
+        )
         optimizer = AdamWCosine(
             steps=9, learning_rate=0.01, betas=(0.9, 0.99), eps=1e-8, weight_decay=0.0, warmup_steps=0,
             final_fraction=1.0,
