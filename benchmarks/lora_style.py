@@ -58,11 +58,11 @@ def losses(source: Source, style: str) -> AV[float]:
     training = build.training_of(recipe)
     clips = prepare_latents(build.build_dataset(recipe), parts.codecs, parts.conditioner, build.clip_spec(recipe))
     module = JointTraining(
-        model_of(source), build.build_objective(recipe), parts.codecs.map(lambda codec: codec.grid()),
+        model_of(source), build.build_objective(recipe), [parts.codecs.map(lambda codec: codec.grid())],
         AdamWCosine(steps=1, **training.optimizer.to_dict()), LossWatch(clips.names),
         seed=5, choices=Choices(), gradient_clip=None,
     )  # fmt: skip
-    stream = BatchStream(clips, EpochSampler(CLIPS, BATCH, 3))
+    stream = BatchStream(clips, EpochSampler((CLIPS,), BATCH, 3))
     found = [module.losses(stream[turn]) for turn in range(4 * CLIPS // BATCH)]
     return AV.of({m: float(torch.stack([one[m] for one in found]).mean()) for m in found[0].modalities})
 

@@ -18,10 +18,11 @@ import torch
 from torch import Tensor
 
 from ovikit.checkpoints.load import read_tensors, write_tensors
+from ovikit.data.encoded import Bucket, Encoded
 from ovikit.errors import UserError, listed
 from ovikit.networks.loaded import loaded
 from ovikit.networks.protocols import ClipSource, Codec, Conditioner
-from ovikit.networks.reading import texts_of
+from ovikit.networks.reading import each, texts_of
 from ovikit.types import AV, MODALITIES, Clip, ClipSpec, Modality, Text
 
 LAYOUT = 2
@@ -44,6 +45,7 @@ class LatentClips:
     """Every clip of a dataset as the networks see it, in memory.
 
     names:     of the clips
+    form:      of each
     latents:   (n, c, t, y, x) and (n, c, t), float32
     text:      (p, l, c) of the distinct texts; row 0 is the empty prompt
     text_rows: (n,) which row is whose, for each tower; the same tensor where both read one text
@@ -51,6 +53,7 @@ class LatentClips:
     """
 
     names: tuple[str, ...]
+    form: ClipSpec
     latents: AV[Tensor]
     text: Text
     text_rows: AV[Tensor]
@@ -58,6 +61,33 @@ class LatentClips:
 
     def __len__(self) -> int:
         return len(self.names)
+
+    @property
+    def buckets(self) -> tuple[Bucket]:
+        """One, of all clips."""
+        return (Bucket(self.form, range(len(self))),)
+
+    @property
+    def empty(self) -> Text:
+        return rows_of(self.text, torch.zeros(1, dtype=torch.int64))
+
+    def read(self, indices: Sequence[int]) -> Encoded:
+        index = torch.tensor(indices)
+        text = each(self.text_rows, lambda rows: rows_of(self.text, rows[index]))
+        first = None if self.first is None else self.first.index_select(0, index)
+        return Encoded(self.latents.map(lambda value: value.index_select(0, index)), text, first)
+
+    def silent(self) -> AV[int]:
+        rows = self.text_rows
+        if rows.video is None or rows.audio is None or rows.video is rows.audio:
+            return AV()
+        said = (rows.video > 0) | (rows.audio > 0)  # row 0 is the empty prompt
+        return rows.map(lambda own: int((said & (own == 0)).sum()))
+
+
+def rows_of(text: Text, index: Tensor) -> Text:
+    """The texts at ``index`` (b,) of a table of them."""
+    return Text(text.tokens.index_select(0, index), text.lengths.index_select(0, index))
 
 
 def fingerprint(
@@ -99,7 +129,7 @@ def prepare_latents(
     path = cache_dir / f"latents-{mark[:16]}.safetensors"
     if path.exists():
         try:
-            return read_cache(path, mark)
+            return read_cache(path, mark, clip)
         except ValueError as error:
             log.warning("%s: %s; encoding the clips again", path, error)
     found = encode(source, codecs, conditioner, clip, progress, device, first_frames)
@@ -152,7 +182,7 @@ def encode(
             f"leave these clips out, or train without {modality}",
         )
     text, rows = _texts(conditioner, prompts, codecs.modalities, device)
-    return LatentClips(tuple(names), latents, text, rows, first)
+    return LatentClips(tuple(names), clip, latents, text, rows, first)
 
 
 def _no_first(codecs: AV[Codec], total: int) -> Tensor | None:
@@ -261,8 +291,9 @@ def write_cache(path: Path, clips: LatentClips, mark: str) -> None:
     write_tensors(path, tensors, metadata)
 
 
-def read_cache(path: Path, mark: str) -> LatentClips:
-    """The latents of a cache file. ValueError when it is damaged or has another fingerprint than ``mark``."""
+def read_cache(path: Path, mark: str, clip: ClipSpec) -> LatentClips:
+    """The latents of a cache file, of clips of the form ``clip``. ValueError when it is damaged or has another
+    fingerprint than ``mark``."""
     try:
         tensors, metadata = read_tensors(path)
     except UserError as error:
@@ -275,6 +306,7 @@ def read_cache(path: Path, mark: str) -> LatentClips:
             raise ValueError(f"the cache is damaged (checksum of {name})")
     return LatentClips(
         tuple(json.loads(metadata["names"])),
+        clip,
         AV(tensors.get("video"), tensors.get("audio")),
         Text(tensors["text.tokens"], tensors["text.lengths"]),
         _rows(tensors),

@@ -1,4 +1,4 @@
-"""Batches of latents, in memory: the micro-batches of each optimizer step."""
+"""Batches of latents: the micro-batches of each optimizer step."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from itertools import count
 import torch
 from torch import Tensor
 
-from ovikit.data.latents import LatentClips
+from ovikit.data.encoded import Encoded, EncodedClips
 from ovikit.data.sampler import EpochSampler
 from ovikit.errors import UserError
 from ovikit.networks.reading import each
-from ovikit.types import AV, Text
+from ovikit.types import Text
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,46 +53,49 @@ class Batch:
     clips:   indices of its clips
     latents: (b, c, t, y, x) and (b, c, t)
     text:    of each clip, as each tower reads it; the same one where both read all
+    first:   (b, c, 1, y, x) of each clip's first frame alone; None where the run never gives it
     empty:   the text of the empty prompt, a batch of one
+    bucket:  which one its clips are of
     step:    the optimizer step that it is a part of, counted from 0
     part:    which of the step's micro-batches it is
     last:    whether it is the last one of the step that its process computes
-    first:   (b, c, 1, y, x) of each clip's first frame alone; None where the run never gives it
     """
 
-    __slots__ = ("clips", "empty", "first", "last", "latents", "part", "step", "text")
+    __slots__ = ("bucket", "clips", "empty", "first", "last", "latents", "part", "step", "text")
 
     def __init__(
         self,
         clips: Sequence[int],
-        latents: AV[Tensor],
-        text: AV[Text],
+        encoded: Encoded,
         empty: Text,
+        bucket: int = 0,
         step: int = 0,
         part: int = 0,
         last: bool = True,
-        first: Tensor | None = None,
     ) -> None:
-        self.clips, self.latents, self.text, self.empty = clips, latents, text, empty
-        self.step, self.part, self.last, self.first = step, part, last, first
+        self.clips, self.latents, self.text, self.first = clips, encoded.latents, encoded.text, encoded.first
+        self.empty, self.bucket, self.step, self.part, self.last = empty, bucket, step, part, last
 
     def to(self, device: torch.device) -> Batch:
         def move(text: Text) -> Text:
             return text.to(device, text.tokens.dtype)
 
-        latents = self.latents.map(lambda x: x.to(device))
         first = None if self.first is None else self.first.to(device)
-        place = self.step, self.part, self.last
-        return Batch(self.clips, latents, each(self.text, move), move(self.empty), *place, first)
+        moved = Encoded(self.latents.map(lambda x: x.to(device)), each(self.text, move), first)
+        return Batch(self.clips, moved, move(self.empty), self.bucket, self.step, self.part, self.last)
 
 
 class BatchStream:
     """The endless micro-batches of a process from step ``start`` on. Has no length, so that Lightning sees one epoch:
-    the whole run. They are numbered by their turn: ``stream[0]`` is the first of step 0, wherever the stream starts."""
+    the whole run. They are numbered by their turn: ``stream[0]`` is the first of step 0, wherever the stream starts.
 
-    def __init__(self, clips: LatentClips, sampler: EpochSampler, start: int = 0, share: Share = Share()) -> None:
+    sampler: of the clips of whole steps, which the micro-batches share equally
+    """
+
+    def __init__(self, clips: EncodedClips, sampler: EpochSampler, start: int = 0, share: Share = Share()) -> None:
         self.clips, self.sampler, self.start, self.share = clips, sampler, start, share
-        self.empty = _rows(clips.text, torch.zeros(1, dtype=torch.int64))
+        self.buckets = [bucket.clips for bucket in clips.buckets]
+        self.empty = clips.empty
 
     def __iter__(self) -> Iterator[Batch]:
         for turn in self.turns():
@@ -103,13 +106,11 @@ class BatchStream:
 
     def __getitem__(self, turn: int) -> Batch:
         step, part = self.share.place(turn)
-        indices = self.sampler.batch(step * self.share.micro_batches + part)
-        index = torch.tensor(indices)
-        latents = self.clips.latents.map(lambda value: value.index_select(0, index))
-        text = each(self.clips.text_rows, lambda rows: _rows(self.clips.text, rows[index]))
+        bucket, places = self.sampler.batch(step)
+        size = len(places) // self.share.micro_batches
+        indices = [self.buckets[bucket][place] for place in places[part * size : (part + 1) * size]]
         last = (turn + 1) % self.share.own == 0
-        first = None if self.clips.first is None else self.clips.first.index_select(0, index)
-        return Batch(indices, latents, text, self.empty, step, part, last, first)
+        return Batch(indices, self.clips.read(indices), self.empty, bucket, step, part, last)
 
 
 class Turns:
@@ -120,10 +121,6 @@ class Turns:
 
     def __iter__(self) -> Iterator[int]:
         return self.stream.turns()
-
-
-def _rows(text: Text, index: Tensor) -> Text:
-    return Text(text.tokens.index_select(0, index), text.lengths.index_select(0, index))
 
 
 def drop_text(text: Text, empty: Text, dropped: Tensor) -> Text:

@@ -8,19 +8,19 @@ import lightning as L  # as its documentation writes it
 import torch
 from torch.utils.data import DataLoader
 
-from ovikit.data.latents import LatentClips
+from ovikit.data.encoded import EncodedClips
 from ovikit.data.sampler import EpochSampler
 from ovikit.training.batches import Batch, BatchStream, Share, Turns
 
 
 class LatentData(L.LightningDataModule):
-    """Feeds the batches of an in-memory dataset.
+    """Feeds the batches of a dataset.
 
     A batch is a function of the step, and Lightning asks for the loader after it has restored the step: a resumed
     run goes on with the very batch that the interrupted one would have had.
     """
 
-    def __init__(self, clips: LatentClips, sampler: EpochSampler, workers: int = 0, micro_batches: int = 1) -> None:
+    def __init__(self, clips: EncodedClips, sampler: EpochSampler, workers: int = 0, micro_batches: int = 1) -> None:
         super().__init__()
         self.clips, self.sampler, self.workers, self.micro_batches = clips, sampler, workers, micro_batches
 

@@ -9,9 +9,8 @@ from typing import Any
 import lightning as L  # as its documentation writes it
 from rich.console import Console
 from rich.table import Table
-from torch import Tensor
 
-from ovikit.data.latents import LatentClips
+from ovikit.data.encoded import EncodedClips
 from ovikit.data.latents import Progress as Report
 from ovikit.data.seeds import generator_for
 from ovikit.networks.joint import JointModel
@@ -21,7 +20,7 @@ from ovikit.recipe.training import ModalityDropout, Optimizer, Training
 from ovikit.training.metrics import Metrics
 from ovikit.training.parameters import Frozen, count_parameters
 from ovikit.training.watch import loss_name
-from ovikit.types import AV, MODALITIES, Modality
+from ovikit.types import MODALITIES, Modality
 
 _DRAWS = 4096
 
@@ -77,7 +76,7 @@ def freeze_table(frozen: Sequence[Frozen]) -> Table:
     return table
 
 
-def choices_table(objective: Objective, training: Training, clips: LatentClips) -> Table:
+def choices_table(objective: Objective, training: Training, clips: EncodedClips) -> Table:
     """What is drawn and read for each clip of a batch, and the fields of the recipe that say so."""
     table = Table(title="what is drawn and read for a clip", title_justify="left")
     for heading in ("", "", "by"):
@@ -93,19 +92,19 @@ def choices_table(objective: Objective, training: Training, clips: LatentClips) 
         share = training.first_frame
         table.add_row("first frame", f"given {100 * share:.3g} %" if share else "never given", "training.first_frame")
     table.add_row("prompt", _dropped(training.text_dropout), "training.text_dropout")
-    table.add_row("text", _texts(clips.text_rows), "model.conditioner")
+    table.add_row("text", _texts(clips), "model.conditioner")
     return table
 
 
-def _texts(rows: AV[Tensor]) -> str:
+def _texts(clips: EncodedClips) -> str:
     """Who reads what, in words; and of how many clips a tower reads nothing though the other does."""
-    if rows.video is None or rows.audio is None or rows.video is rows.audio:
+    silent = clips.silent()
+    if not silent.modalities:
         return "the whole prompt"
     told = "a text for each tower"
-    said = (rows.video > 0) | (rows.audio > 0)  # row 0 is the empty prompt
-    for modality, own in rows.items():
-        if silent := int((said & (own == 0)).sum()):
-            told += f"; {silent:,} of {len(own):,} have none for {modality}, which reads the empty prompt"
+    for modality, count in silent.items():
+        if count:
+            told += f"; {count:,} of {len(clips):,} have none for {modality}, which reads the empty prompt"
     return told
 
 

@@ -5,7 +5,7 @@ Shape legend: b batch, c channels, t y x latent steps, rows, columns.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -43,7 +43,7 @@ class JointTraining(L.LightningModule):
     All that is random in a step is drawn from generators made for that step (``ovikit/data/seeds.py``): the noise
     levels, the dropped prompts and the given modalities on the CPU, the noise on the device.
 
-    grids:     of the latents, from the codecs
+    grids:     of the latents of each bucket, from the codecs
     optimizer: makes the optimizer and its schedule for the trained parameters
     choices:   what a step draws
     """
@@ -52,7 +52,7 @@ class JointTraining(L.LightningModule):
         self,
         model: JointModel,
         objective: Objective,
-        grids: AV[TokenGrid],
+        grids: Sequence[AV[TokenGrid]],
         optimizer: AdamWCosine,
         watch: LossWatch,
         *,
@@ -107,7 +107,7 @@ class JointTraining(L.LightningModule):
             start = torch.where(shown[:, None, None, None, None], batch.first, noisy["video"][:, :, :1])
             noisy = replace(noisy, video=torch.cat((start, noisy["video"][:, :, 1:]), dim=2))
             mask = replace(mask, video=unlearned_first(mask.video, held, data["video"]))
-        prediction = self._predict(noisy, sigma, text, held)
+        prediction = self._predict(noisy, sigma, text, held, self.grids[batch.bucket])
         losses = self.objective.loss(prediction, data.zip(noise, path.velocity), mask)
         return mean_learned(losses, given) if given.modalities else losses.map(torch.mean)
 
@@ -126,15 +126,17 @@ class JointTraining(L.LightningModule):
         held = draw_first(chance, len(batch.clips), self.seed, batch.step, batch.part)
         return held if held.any() else None
 
-    def _predict(self, noisy: AV[Tensor], sigma: AV[Tensor], text: AV[Text], held: Tensor | None) -> AV[Tensor]:
+    def _predict(
+        self, noisy: AV[Tensor], sigma: AV[Tensor], text: AV[Text], held: Tensor | None, grids: AV[TokenGrid]
+    ) -> AV[Tensor]:
         # what is frozen may be kept shorter than that
         dtype = next(p.dtype for p in self.model.parameters() if p.requires_grad)
         context = self.model.embed_text(each(text, lambda one: one.to(one.tokens.device, dtype)), cache=False)
         latents = noisy.map(lambda x: x.to(dtype))
         if held is None:
-            return self.model(latents, sigma, context, self.grids)
+            return self.model(latents, sigma, context, grids)
         clean = AV(video=held.to(latents["video"].device))
-        return self.model(latents, sigma, context, self.grids, clean_steps=AV(video=1), clean=clean)
+        return self.model(latents, sigma, context, grids, clean_steps=AV(video=1), clean=clean)
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
         # With a gradient scaler the fused kernel would unscale by itself, after the norm has been taken.

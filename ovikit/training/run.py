@@ -16,7 +16,8 @@ from lightning.fabric.plugins.environments.lightning import LightningEnvironment
 from rich.console import Console
 
 from ovikit.checkpoints.assets import Assets
-from ovikit.data.latents import LatentClips, prepare_latents
+from ovikit.data.encoded import EncodedClips
+from ovikit.data.latents import prepare_latents
 from ovikit.data.sampler import EpochSampler
 from ovikit.errors import UserError
 from ovikit.kernel.observe import observed
@@ -43,7 +44,7 @@ from ovikit.training.optimizer import AdamWCosine
 from ovikit.training.parameters import Stage, adapt, frozen_by, select_trained, shorten_frozen, stage_modalities
 from ovikit.training.runfolder import RunFolder
 from ovikit.training.watch import LossWatch, NonFiniteError
-from ovikit.types import AV
+from ovikit.types import AV, ClipSpec, TokenGrid
 
 WEIGHT_DTYPES = {"64-true": torch.float64, "bf16-true": torch.bfloat16}
 """Of the precisions whose weights are not float32."""
@@ -213,7 +214,7 @@ def _train(
     module = JointTraining(
         model,
         objective,
-        codecs.map(lambda codec: codec.grid()),
+        [_grids(codecs, bucket.form) for bucket in clips.buckets],
         AdamWCosine(steps=trainer.max_steps, **optimizer.to_dict()),
         LossWatch(clips.names),
         seed=training.seed,
@@ -223,7 +224,11 @@ def _train(
     return _fit(recipe, training, folder, module, clips, start, console)
 
 
-def _tell(console: Console, model: JointModel, objective: Objective, training: Training, clips: LatentClips) -> None:
+def _grids(codecs: AV[Codec], form: ClipSpec) -> AV[TokenGrid]:
+    return codecs.map(lambda codec: codec.for_clip(form).grid())
+
+
+def _tell(console: Console, model: JointModel, objective: Objective, training: Training, clips: EncodedClips) -> None:
     """Shows what is trained, what is frozen, and what is drawn and read."""
     modalities = stage_modalities(training.stage)
     console.print(training_table(model, objective, modalities, len(clips), training.optimizer))
@@ -239,7 +244,7 @@ def _choices(training: Training) -> Choices:
 
 
 def _fit(
-    recipe: Recipe, training: Training, folder: RunFolder, module: JointTraining, clips: LatentClips,
+    recipe: Recipe, training: Training, folder: RunFolder, module: JointTraining, clips: EncodedClips,
     start: int | None, console: Console,
 ) -> TrainResult:  # fmt: skip
     settings = training.trainer
@@ -250,7 +255,8 @@ def _fit(
     shown = TrainingProgress(console, metrics)
     callbacks: list[L.Callback] = [one for one in (ema, metrics, stop, shown, checkpoints) if one is not None]
     log = CsvLog(folder.metrics, columns(clips.latents.modalities), start or 0)
-    sampler = EpochSampler(len(clips), training.batch_size, training.seed)
+    sizes = tuple(len(bucket.clips) for bucket in clips.buckets)
+    sampler = EpochSampler(sizes, training.batch_size * training.micro_batches, training.seed)
     data = LatentData(clips, sampler, settings.workers, training.micro_batches)
     if start is not None:
         console.print(f"going on from step {start} of {settings.max_steps}")

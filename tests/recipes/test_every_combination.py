@@ -12,6 +12,7 @@ from ablation_kit import write_files
 from torch import Tensor
 
 from ovikit.ablation.cell import parameters_of
+from ovikit.data.encoded import Encoded
 from ovikit.kernel.manager import installed_catalog
 from ovikit.networks.joint import JointModel
 from ovikit.numerics.sample import draw_noise, sample
@@ -63,7 +64,7 @@ def trained(base: Path):
 def _one_step(recipe: Recipe, model: JointModel) -> float:
     codecs, conditioner = build.build_codecs(recipe), build.build_conditioner(recipe)
     module = JointTraining(
-        model, build.build_objective(recipe), codecs.map(lambda codec: codec.grid()),
+        model, build.build_objective(recipe), [codecs.map(lambda codec: codec.grid())],
         AdamWCosine(steps=2, **build.training_of(recipe).optimizer.to_dict()), LossWatch(["a", "b"]),
         seed=0, choices=Choices(), gradient_clip=None,
     )  # fmt: skip
@@ -71,7 +72,7 @@ def _one_step(recipe: Recipe, model: JointModel) -> float:
     generator = torch.Generator().manual_seed(2)
     latents = codecs.map(lambda codec: torch.randn((2, *codec.shape()), generator=generator))
     text = conditioner.encode(PROMPTS)
-    batch = Batch([0, 1], latents, latents.map(lambda _: text), conditioner.encode([""]))
+    batch = Batch([0, 1], Encoded(latents, latents.map(lambda _: text)), conditioner.encode([""]))
     losses = module.losses(batch)
     total = torch.stack(list(losses.values())).sum()
     total.backward()

@@ -60,7 +60,7 @@ class Trained:
             final_fraction=1.0,
         )  # fmt: skip
         self.module = JointTraining(
-            model, build.build_objective(recipe), codecs.map(lambda codec: codec.grid()), optimizer,
+            model, build.build_objective(recipe), [codecs.map(lambda codec: codec.grid())], optimizer,
             LossWatch(self.clips.names), seed=5, choices=choices, gradient_clip=None,
         )  # fmt: skip
         self.latents: AV[Tensor] = AV()
@@ -76,7 +76,7 @@ class Trained:
         model.forward = watched  # type: ignore[method-assign]  # the real network, looked at
 
     def batch(self, step: int) -> Batch:
-        return BatchStream(self.clips, EpochSampler(len(self.clips), 3, 5))[step]
+        return BatchStream(self.clips, EpochSampler((len(self.clips),), 3, 5))[step]
 
     def losses(self, step: int) -> AV[Tensor]:
         return self.module.losses(self.batch(step))
@@ -100,7 +100,7 @@ def test_with_nothing_chosen_the_losses_are_those_that_they_always_were(recipe: 
         noisy = AV.of({m: path.mix(x, noise[m], sigma[m]) for m, x in batch.latents.items()})
         text = drop_text(batch.text["video"], batch.empty, dropped).to(torch.device("cpu"), torch.float64)
         context = module.model.embed_text(AV(text, text), cache=False)
-        velocity = module.model(noisy, sigma, context, module.grids)
+        velocity = module.model(noisy, sigma, context, module.grids[0])
         wanted = velocity.zip(batch.latents.zip(noise, path.velocity), lambda v, u: (v - u).square().flatten(1).mean(1))
         found = trained.losses(step)
         for modality, loss in wanted.items():

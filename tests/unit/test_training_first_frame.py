@@ -23,7 +23,7 @@ from ovikit.training.module import JointTraining
 from ovikit.training.optimizer import AdamWCosine
 from ovikit.training.run import train
 from ovikit.training.watch import LossWatch
-from ovikit.types import AV, Text
+from ovikit.types import AV, Text, TokenGrid, TokenGrid
 
 
 @pytest.fixture(autouse=True)
@@ -49,12 +49,12 @@ class Kit:
         )  # fmt: skip
         self.grids = self.codecs.map(lambda codec: codec.grid())
         self.module = JointTraining(
-            self.model, build.build_objective(recipe), self.grids, optimizer, LossWatch(self.clips.names),
+            self.model, build.build_objective(recipe), [self.grids], optimizer, LossWatch(self.clips.names),
             seed=5, choices=Choices(first_frame=chance), gradient_clip=None,
         )  # fmt: skip
 
     def batch(self, step: int) -> Batch:
-        return BatchStream(self.clips, EpochSampler(len(self.clips), 3, 5))[step]
+        return BatchStream(self.clips, EpochSampler((len(self.clips),), 3, 5))[step]
 
 
 def test_first_frames_are_encoded_alone_and_kept(tmp_path: Path) -> None:
@@ -64,7 +64,7 @@ def test_first_frames_are_encoded_alone_and_kept(tmp_path: Path) -> None:
         alone = kit.codecs["video"].encode(kit.source[i].signal("video")[None, :1])[0]
         assert torch.equal(first, alone.float())
     write_cache(tmp_path / "kept.safetensors", kit.clips, "mark")
-    back = read_cache(tmp_path / "kept.safetensors", "mark").first
+    back = read_cache(tmp_path / "kept.safetensors", "mark", kit.clips.form).first
     assert back is not None
     assert torch.equal(back, kit.clips.first)
 
@@ -90,7 +90,9 @@ def test_a_given_first_frame_has_no_noise_and_no_loss(tmp_path: Path) -> None:
     batch = kit.batch(1)
     seen: list[AV[Tensor]] = []
 
-    def predict(noisy: AV[Tensor], sigma: AV[Tensor], text: AV[Text], held: Tensor | None) -> AV[Tensor]:
+    def predict(
+        noisy: AV[Tensor], sigma: AV[Tensor], text: AV[Text], held: Tensor | None, grids: AV[TokenGrid]
+    ) -> AV[Tensor]:
         """The true velocity, but for nonsense in the first step of the video."""
         assert held is not None
         assert held.all()

@@ -44,18 +44,31 @@ def kit_model(folder: Path) -> JointModel:
 
 @pytest.mark.parametrize(("clips", "size"), [(7, 3), (8, 4), (2, 5)])
 def test_every_clip_comes_once_per_epoch(clips: int, size: int) -> None:
-    sampler = EpochSampler(clips, size, seed=3)
-    drawn = [index for step in range(clips * 2) for index in sampler.batch(step)]
+    sampler = EpochSampler((clips,), size, seed=3)
+    drawn = [index for step in range(clips * 2) for index in sampler.batch(step)[1]]
     for epoch in range(2):
         assert Counter(drawn[epoch * clips : (epoch + 1) * clips]) == Counter(range(clips))
 
 
 def test_order_depends_on_seed_and_epoch_alone() -> None:
-    sampler = EpochSampler(50, 50, seed=3)
+    sampler = EpochSampler((50,), 50, seed=3)
     later = sampler.batch(1)
     assert sampler.batch(0) != later
-    assert EpochSampler(50, 50, seed=3).batch(1) == later
-    assert EpochSampler(50, 50, seed=4).batch(1) != later
+    assert EpochSampler((50,), 50, seed=3).batch(1) == later
+    assert EpochSampler((50,), 50, seed=4).batch(1) != later
+
+
+@pytest.mark.parametrize(("buckets", "size"), [((7, 3), 3), ((1, 2, 30), 4), ((5, 5), 1), ((2, 1), 8)])
+def test_batches_of_buckets(buckets: tuple[int, ...], size: int) -> None:
+    sampler = EpochSampler(buckets, size, seed=3)
+    epochs = 3 * size  # as many as end whole batches in every bucket
+    batches = [sampler.batch(step) for step in range(sum(buckets) * 3)]
+    for bucket, clips in enumerate(buckets):
+        own = [place for b, places in batches for place in places if b == bucket]
+        assert Counter(own) == dict.fromkeys(range(clips), epochs)
+    assert all(len(places) == size for _, places in batches)
+    # the order is one of that epoch, whatever was asked before
+    assert [EpochSampler(buckets, size, seed=3).batch(step) for step in reversed(range(len(batches)))] == batches[::-1]
 
 
 def test_generators_of_other_purposes_are_unrelated() -> None:
