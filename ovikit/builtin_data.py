@@ -1,4 +1,4 @@
-"""The datasets that ship with ovikit: their options. Torch-free."""
+"""The datasets and captioners that ship with ovikit: their options. Torch-free."""
 
 from __future__ import annotations
 
@@ -10,7 +10,10 @@ from pydantic import Field, NonNegativeFloat, PositiveFloat, PositiveInt
 from ovikit.kernel.component import Component, Config
 
 if TYPE_CHECKING:
+    from ovikit.checkpoints.assets import Assets
+    from ovikit.data.captions import Sidecar
     from ovikit.data.folder import FolderClips
+    from ovikit.data.prepared import PreparedDataset
     from ovikit.types import ClipSpec
 
 
@@ -51,4 +54,40 @@ def _folder(config: FolderConfig, *, clip: ClipSpec) -> FolderClips:
     )
 
 
-DATASETS = (Component("folder", FolderConfig, _folder, "aligned clips of the videos in a folder"),)
+class PreparedConfig(Config):
+    """Options of the ``prepared`` dataset."""
+
+    path: str = Field(min_length=1)
+    """Folder that ``ovikit data prepare`` made; starts from the current folder."""
+
+
+def _prepared(config: PreparedConfig, *, clip: ClipSpec) -> PreparedDataset:
+    from ovikit.data.prepared import PreparedDataset
+
+    return PreparedDataset(Path(config.path).expanduser(), clip)
+
+
+class SidecarConfig(Config):
+    """Options of the ``sidecar`` captioner."""
+
+    prompt: str | None = None
+    """Prompt of files without a caption; null: as ``otherwise`` says."""
+    table: str | None = None
+    """CSV file with the columns file, prompt and, for several captions of a file, start_s; starts from the current
+    folder; null: none."""
+    otherwise: Literal["name", "drop"] = "name"
+    """What to do about files without a caption: take their name in words, or leave them out."""
+
+
+def _sidecar(config: SidecarConfig, *, assets: Assets) -> Sidecar:
+    from ovikit.data.captions import Sidecar
+
+    table = None if config.table is None else Path(config.table).expanduser()
+    return Sidecar(config.prompt, table, config.otherwise)
+
+
+DATASETS = (
+    Component("folder", FolderConfig, _folder, "aligned clips of the videos in a folder"),
+    Component("prepared", PreparedConfig, _prepared, "latents that ovikit data prepare has made, in shards"),
+)
+CAPTIONERS = (Component("sidecar", SidecarConfig, _sidecar, "captions in files beside the clips, or in a table"),)

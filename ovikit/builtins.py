@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote, urlparse
 
 from ovikit.builtin_attention import COMPONENTS as ATTENTIONS
-from ovikit.builtin_data import DATASETS
+from ovikit.builtin_data import CAPTIONERS, DATASETS
 from ovikit.builtin_numerics import COMPONENTS as NUMERICS
 from ovikit.files import writing
 from ovikit.kernel.component import Component, NoOptions
@@ -50,6 +50,11 @@ def ovikit_register_fusions() -> Sequence[Component]:
 @hookimpl
 def ovikit_register_datasets() -> Sequence[Component]:
     return DATASETS
+
+
+@hookimpl
+def ovikit_register_captioners() -> Sequence[Component]:
+    return CAPTIONERS
 
 
 @hookimpl

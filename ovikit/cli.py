@@ -15,7 +15,9 @@ from typer.core import TyperGroup
 from ovikit.errors import UserError
 
 _log = logging.getLogger("ovikit")
-COMMANDS = ("plugins", "new", "recipe", "plan", "train", "lora", "generate", "evaluate", "ablate", "figures", "demo")
+COMMANDS = (
+    "plugins", "new", "recipe", "plan", "data", "train", "lora", "generate", "evaluate", "ablate", "figures", "demo",
+)  # fmt: skip
 
 
 class _Group(TyperGroup):

@@ -61,8 +61,8 @@ def run_recipe(
     recipe: Path, suite: Path, run: Path, truth: Path, overrides: Sequence[str], console: Console
 ) -> Results:  # fmt: skip
     """The results of a recipe: trained in the folder ``run``, its clips made, measured and shown in a report."""
+    from ovikit.commands.device import pick_device
     from ovikit.commands.evaluate import results_table
-    from ovikit.commands.generate import pick_device
     from ovikit.commands.progress import evaluation_progress, generation_progress
     from ovikit.evaluation.report import Folders, write_report
     from ovikit.evaluation.results import write_results

@@ -149,7 +149,7 @@ def attention(
     chosen, wanted = _choice(at, tokens), None if layers is None else parse_numbers(layers, "--layers")
     from rich.console import Console
 
-    from ovikit.commands.generate import pick_device
+    from ovikit.commands.device import pick_device
     from ovikit.commands.progress import generation_progress
     from ovikit.figures.attention import find_weighted, record_attention
     from ovikit.figures.attention_film import write_film

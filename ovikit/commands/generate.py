@@ -118,6 +118,7 @@ def generate(
         raise UserError("--image goes with --prompt", hint="in a file of prompts, each row names its own: image_path")
     from rich.console import Console
 
+    from ovikit.commands.device import pick_device
     from ovikit.commands.progress import generation_progress
     from ovikit.generate.run import find_source
     from ovikit.generate.run import generate as run_generation
@@ -195,17 +196,3 @@ def _items(
 
     found = build_prompts(load_suite(suite), clip_spec(recipe))
     return [found[i] for i in range(len(found))]
-
-
-def pick_device(name: str) -> str:
-    """The device that ``auto`` means here, or the one named. UserError for one that is not there."""
-    import torch
-
-    # mps is missing: it has no float64, which noise levels are computed in.
-    there = {"cpu": True, "cuda": torch.cuda.is_available()}
-    if name == "auto":
-        return "cuda" if there["cuda"] else "cpu"
-    if not there.get(name.split(":")[0], False):
-        known = ", ".join(device for device, found in there.items() if found)
-        raise UserError(f"there is no device '{name}' on this machine", "--device", f"there is {known}")
-    return name

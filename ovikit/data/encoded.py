@@ -11,6 +11,7 @@ from typing import Protocol, runtime_checkable
 
 from torch import Tensor
 
+from ovikit.networks.protocols import Codec, Conditioner
 from ovikit.types import AV, ClipSpec, Text
 
 
@@ -63,4 +64,13 @@ class EncodedClips(Protocol):
 
     def silent(self) -> AV[int]:
         """How many clips say something to one tower and nothing to this one; nothing where all towers read all."""
+        ...
+
+
+@runtime_checkable
+class EncodedSource(Protocol):
+    """A dataset whose clips are encoded already."""
+
+    def open(self, codecs: AV[Codec], conditioner: Conditioner, first_frames: bool) -> EncodedClips:
+        """What training reads. UserError, saying what is different, where the clips were encoded by anything else."""
         ...

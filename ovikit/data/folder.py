@@ -21,7 +21,9 @@ SUFFIXES = frozenset(
     (".3gp", ".avi", ".flv", ".m2ts", ".m4v", ".mkv", ".mov", ".mp4", ".mpeg", ".mpg", ".mts", ".mxf", ".ogv", ".qt")
     + (".ts", ".vob", ".webm", ".wmv")
 )
-_SLACK_S = 0.02
+SOUND_SUFFIXES = frozenset((".aac", ".flac", ".m4a", ".mka", ".mp3", ".oga", ".ogg", ".opus", ".wav"))
+SLACK_S = 0.02
+"""So much may be missing at the end of a clip."""
 
 Choice = Literal["refuse", "skip"]
 
@@ -70,7 +72,7 @@ class FolderClips:
         files = find_videos(path, recursive)
         probes = _probe_all(files)
         mute = [file for file in files if not probes[file].sound]
-        short = [file for file in files if probes[file].duration_s < from_s + clip.duration_s - _SLACK_S]
+        short = [file for file in files if probes[file].duration_s < from_s + clip.duration_s - SLACK_S]
         _refuse(mute, len(files), without_sound, "without sound", "without_sound")
         wanted = f"a clip of {clip.duration_s:g} s" + (f" from {from_s:g} s on" if from_s else "")
         _refuse(short, len(files), too_short, f"shorter than {wanted}", "too_short")
@@ -81,7 +83,7 @@ class FolderClips:
         self._digests = [(self._name(file), sha256_of(file)) for file in kept]
 
     def _cut(self, file: Path, found: Probe, prompt: str | None) -> list[Window]:
-        room_s = found.duration_s - self._from_s - self.clip.duration_s + _SLACK_S
+        room_s = found.duration_s - self._from_s - self.clip.duration_s + SLACK_S
         fit = math.floor(room_s / self._stride_s) + 1
         count = fit if self._most is None else min(fit, self._most)
         text, name = caption_of(file, prompt), self._name(file)
@@ -105,21 +107,22 @@ class FolderClips:
         return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
 
 
-def find_videos(folder: Path, recursive: bool) -> list[Path]:
-    """The video files of a folder, by name. UserError where there are none, or one of them lies elsewhere."""
+def find_videos(folder: Path, recursive: bool, suffixes: frozenset[str] = SUFFIXES) -> list[Path]:
+    """The video files of a folder, by name, or those with other suffixes. UserError where there are none, or one of
+    them lies elsewhere."""
     if not folder.is_dir():
-        raise UserError("there is no such folder", str(folder), "training.data.path starts from where you run ovikit")
+        raise UserError("there is no such folder", str(folder), "paths start from where you run ovikit")
     found = sorted(
         path
         for path in (folder.rglob("*") if recursive else folder.iterdir())
-        if path.suffix.lower() in SUFFIXES and not path.name.startswith(".") and path.is_file()
+        if path.suffix.lower() in suffixes and not path.name.startswith(".") and path.is_file()
     )
     if not found:
-        below = any(path.suffix.lower() in SUFFIXES for path in folder.rglob("*"))
+        below = any(path.suffix.lower() in suffixes for path in folder.rglob("*"))
         hint = (
             "set recursive: true to look into the folders below"
             if below
-            else f"looked for {', '.join(sorted(SUFFIXES))}"
+            else f"looked for {', '.join(sorted(suffixes))}"
         )
         raise UserError("there are no videos in this folder", str(folder), hint)
     root = folder.resolve()
@@ -133,10 +136,10 @@ def caption_of(file: Path, prompt: str | None) -> str:
     """The prompt of a file: its caption file's, else ``prompt``, else its name in words."""
     text, data = file.with_suffix(".txt"), file.with_suffix(".json")
     if text.is_file():
-        return _read(text).strip()
+        return read_caption_file(text).strip()
     if data.is_file():
         try:
-            found = json.loads(_read(data))["prompt"]
+            found = json.loads(read_caption_file(data))["prompt"]
         except (ValueError, KeyError, TypeError) as error:
             raise UserError('a caption file holds {"prompt": "..."}', str(data)) from error
         if not isinstance(found, str):
@@ -145,7 +148,8 @@ def caption_of(file: Path, prompt: str | None) -> str:
     return prompt if prompt is not None else file.stem.replace("_", " ").replace("-", " ")
 
 
-def _read(path: Path) -> str:
+def read_caption_file(path: Path) -> str:
+    """The text of a file. UserError where it is not UTF-8."""
     try:
         return path.read_text(encoding="utf-8")
     except UnicodeDecodeError as error:

@@ -159,18 +159,18 @@ def encode(
     if progress is not None:
         progress(0, total)
     with loaded(*codecs.values(), device=device):
-        for chunk in _chunks(source, _at_once(clip)):
+        for chunk in _chunks(source, at_once(clip)):
             for item in chunk:
                 for modality in codecs.modalities:
                     if modality not in item.modalities:
                         lacking.setdefault(modality, []).append(item.name)
             if not lacking:  # else the rest is only looked through, so that one message names every clip
                 for modality, codec in codecs.items():
-                    latents[modality][len(names) : len(names) + len(chunk)] = _encode(
+                    latents[modality][len(names) : len(names) + len(chunk)] = encode_signal(
                         chunk, modality, codec, clip, device
                     )
                 if first is not None:
-                    first[len(names) : len(names) + len(chunk)] = _encode_first(chunk, codecs["video"], device)
+                    first[len(names) : len(names) + len(chunk)] = encode_first(chunk, codecs["video"], device)
             names += [item.name for item in chunk]
             prompts += [item.prompt for item in chunk]
             if progress is not None:
@@ -193,7 +193,7 @@ def _no_first(codecs: AV[Codec], total: int) -> Tensor | None:
     return torch.empty((total, channels, 1, *size), dtype=torch.float32)
 
 
-def _encode_first(chunk: Sequence[Clip], codec: Codec, device: torch.device | str) -> Tensor:
+def encode_first(chunk: Sequence[Clip], codec: Codec, device: torch.device | str) -> Tensor:
     """(b, c, 1, y, x): as when a first frame is given for a clip that is made."""
     return codec.encode(torch.stack([clip.signal("video")[:1] for clip in chunk]).to(device)).float().cpu()
 
@@ -246,7 +246,7 @@ def encode_prompts(conditioner: Conditioner, prompts: Sequence[str]) -> Text:
     return Text(tokens, torch.cat([part.lengths for part in parts]).cpu())
 
 
-def _at_once(clip: ClipSpec) -> int:
+def at_once(clip: ClipSpec) -> int:
     """How many clips are encoded together: few of large ones, which keep any device busy by themselves."""
     values = max(clip.frames * clip.height_px * clip.width_px * 3, clip.samples)
     return max(1, min(CLIPS_AT_ONCE, VALUES_AT_ONCE // values))
@@ -257,7 +257,7 @@ def _chunks(source: ClipSource, size: int) -> Iterator[list[Clip]]:
         yield [source[index] for index in range(first, min(first + size, len(source)))]
 
 
-def _encode(
+def encode_signal(
     chunk: Sequence[Clip], modality: Modality, codec: Codec, form: ClipSpec, device: torch.device | str
 ) -> Tensor:
     wanted = (form.frames, form.height_px, form.width_px, 3) if modality == "video" else (form.samples,)

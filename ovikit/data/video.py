@@ -1,7 +1,7 @@
-"""Any video file to clips of one form: frames by their time stamps, sound aligned with them.
+"""Any media file to clips of one form: frames by their time stamps, sound aligned with them.
 
-Time zero of a file is its first frame. Where a stream has a gap, the picture stands still and the sound is silent;
-sound that starts late, starts late in the clip.
+Time zero of a file is its first frame; of a file of sound alone, its first sample. Where a stream has a gap, the
+picture stands still and the sound is silent; sound that starts late, starts late in the clip.
 """
 
 from __future__ import annotations
@@ -23,11 +23,12 @@ from av.error import FFmpegError
 from av.packet import Packet
 from av.video.frame import VideoFrame
 from av.video.stream import VideoStream
+from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional as F
 
 from ovikit.errors import UserError
-from ovikit.types import ClipSpec
+from ovikit.types import MODALITIES, ClipSpec, Modality
 
 LEAD_S = 0.3
 """Sound decoded before the part that is wanted: a decoder's first packets after a seek are not what they should be."""
@@ -44,11 +45,28 @@ class Probe:
     origin_s:   time stamp of the first frame
     duration_s: from the first frame to the end of the last
     sound:      whether it has a sound stream with anything in it
+    picture:    whether it has a picture; times are those of the sound where it has none
+    aspect:     width of the upright picture to its height; None where it is not told, or there is none
     """
 
     origin_s: float
     duration_s: float
     sound: bool
+    picture: bool = True
+    aspect: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Box:
+    """A part of the upright picture, in shares of its height and width."""
+
+    top: float = 0.0
+    left: float = 0.0
+    bottom: float = 1.0
+    right: float = 1.0
+
+
+WHOLE = Box()
 
 
 @contextmanager
@@ -61,17 +79,18 @@ def opened(path: Path) -> Iterator[InputContainer]:
         raise UserError(f"this file cannot be read as a video ({error.strerror})", str(path)) from error
 
 
-def probe(path: Path) -> Probe:
-    """What a file holds. UserError for a file that cannot be read, has no picture, or was cut off.
+def probe(path: Path, picture: bool = True) -> Probe:
+    """What a file holds. UserError for a file that cannot be read, was cut off, or has no picture though there should
+    be one (``picture``), or neither picture nor sound.
 
     All packets are looked at and none is decoded: a header may promise what is not there.
     """
     spans: dict[int, list[float]] = {}
     with opened(path) as container:
         video, audio = container.streams.best("video"), container.streams.best("audio")
-        if video is None:
+        if video is None and picture:
             raise UserError("this file has no picture", str(path))
-        rate = video.average_rate or video.guessed_rate
+        rate = (video.average_rate or video.guessed_rate) if video is not None else None
         frame_s = float(1 / rate) if rate else 0.0
         promised_s = _promised(container)
         for packet in container.demux([stream for stream in (video, audio) if stream is not None]):
@@ -81,16 +100,29 @@ def probe(path: Path) -> Probe:
             last = first + (float(packet.duration * packet.time_base) if packet.duration else _untold(packet, frame_s))
             span = spans.setdefault(packet.stream.index, [first, last])
             span[0], span[1] = min(span[0], first), max(span[1], last)
-        if video.index not in spans:
-            raise UserError("this file has no picture", str(path))
-        start, end = spans[video.index]
+        shown = video is not None and video.index in spans
         sound = audio is not None and audio.index in spans
+        timed = video.index if video is not None and shown else audio.index if audio is not None else -1
+    if not shown and (picture or not sound):
+        raise UserError("this file has no picture" if picture else "nothing is in this file", str(path))
+    start, end = spans[timed]
     found_s = max(span[1] for span in spans.values()) - min(span[0] for span in spans.values())
     if promised_s - found_s > CUT_S:
         raise UserError(
             f"this file was cut off: its header says {promised_s:.1f} s, it holds {found_s:.1f} s", str(path)
         )
-    return Probe(start, end - start, sound)
+    return Probe(start, end - start, sound, shown, _aspect(path) if shown else None)
+
+
+def _aspect(path: Path) -> float | None:
+    """From the first frame: its rotation is told nowhere else."""
+    with opened(path) as container:
+        stream = container.streams.best("video")
+        assert isinstance(stream, VideoStream)
+        for frame in container.decode(stream):
+            shape = float(stream.sample_aspect_ratio or 1) * frame.width / frame.height
+            return 1 / shape if quarter_turns(frame) % 2 else shape
+    return None
 
 
 def _untold(packet: Packet, frame_s: float) -> float:
@@ -103,23 +135,37 @@ def _promised(container: InputContainer) -> float:
     return container.duration / av.time_base if container.duration else 0.0
 
 
-def read_window(path: Path, origin_s: float, start_s: float, clip: ClipSpec) -> tuple[Tensor, Tensor | None]:
+def read_window(
+    path: Path,
+    origin_s: float,
+    start_s: float,
+    clip: ClipSpec,
+    box: Box = WHOLE,
+    modalities: tuple[Modality, ...] = MODALITIES,
+) -> tuple[Tensor | None, Tensor | None]:
     """The picture uint8 (frames, height, width, 3) and sound float32 (samples,) of the window from ``start_s``.
 
-    origin_s: of the file, from ``probe``. Sound is None where the file has none. UserError when no frame of the
-    window can be decoded.
+    origin_s:   of the file, from ``probe``
+    box:        the part of the picture that is there for the clip
+    modalities: what is read; the other one is None
+
+    Sound is None where the file has none. UserError when no frame of the window can be decoded.
     """
-    with opened(path) as container:
-        video = _read_video(container, origin_s + start_s, clip)
+    video = audio = None
+    if "video" in modalities:
+        with opened(path) as container:
+            video = _read_video(container, origin_s + start_s, clip, box)
         if video is None:
             raise UserError(f"nothing can be decoded {start_s:.2f} s into this file", str(path))
-    with opened(path) as container:
-        heard = container.streams.best("audio")
-        audio = _read_audio(container, heard, origin_s + start_s, clip) if isinstance(heard, AudioStream) else None
+    if "audio" in modalities:
+        with opened(path) as container:
+            heard = container.streams.best("audio")
+            if isinstance(heard, AudioStream):
+                audio = _read_audio(container, heard, origin_s + start_s, clip)
     return video, audio
 
 
-def _read_video(container: InputContainer, start_s: float, clip: ClipSpec) -> Tensor | None:
+def _read_video(container: InputContainer, start_s: float, clip: ClipSpec, box: Box) -> Tensor | None:
     """Each output frame is the one on screen in the middle of its time."""
     stream = container.streams.best("video")
     assert isinstance(stream, VideoStream)  # the probe has seen it
@@ -135,7 +181,7 @@ def _read_video(container: InputContainer, start_s: float, clip: ClipSpec) -> Te
             continue
         time_s = frame.time
         while len(out) < clip.frames and held is not None and wanted[len(out)] < time_s:
-            shown = fit(held, pixel_aspect, clip) if shown is None else shown
+            shown = fit(held, pixel_aspect, clip, box) if shown is None else shown
             out.append(shown)
         held, shown = frame, None
         if len(out) == clip.frames:
@@ -143,7 +189,7 @@ def _read_video(container: InputContainer, start_s: float, clip: ClipSpec) -> Te
     if held is None:
         return None
     while len(out) < clip.frames:  # the last frame stays on screen
-        shown = fit(held, pixel_aspect, clip) if shown is None else shown
+        shown = fit(held, pixel_aspect, clip, box) if shown is None else shown
         out.append(shown)
     return torch.stack(out)
 
@@ -158,18 +204,28 @@ def _seek(container: InputContainer, stream: Any, time_s: float) -> None:
         container.seek(0)
 
 
-def fit(frame: VideoFrame, pixel_aspect: float, clip: ClipSpec) -> Tensor:
-    """The frame as uint8 (height, width, 3): turned upright, cropped to the clip's aspect about its centre, resized
-    with a filter that does not alias.
+def upright(frame: VideoFrame, form: str = "rgb24") -> NDArray[np.uint8]:
+    """The pixels of a frame (height, width, ...), turned as its metadata say."""
+    pixels: NDArray[np.uint8] = frame.to_ndarray(format=form)
+    return np.rot90(pixels, quarter_turns(frame))
+
+
+def quarter_turns(frame: VideoFrame) -> int:
+    return round((frame.rotation or 0) / 90) % 4
+
+
+def fit(frame: VideoFrame, pixel_aspect: float, clip: ClipSpec, box: Box = WHOLE) -> Tensor:
+    """The frame as uint8 (height, width, 3): turned upright, cut to ``box`` and to the clip's aspect about its centre,
+    resized with a filter that does not alias.
 
     pixel_aspect: width of one stored pixel to its height
     """
-    pixels = frame.to_ndarray(format="rgb24")
-    wide = pixel_aspect
-    turns = round((frame.rotation or 0) / 90) % 4
-    if turns:
-        pixels = np.rot90(pixels, turns)
-        wide = 1 / wide if turns % 2 else wide
+    pixels = upright(frame)
+    wide = 1 / pixel_aspect if quarter_turns(frame) % 2 else pixel_aspect
+    height, width, _ = pixels.shape
+    pixels = pixels[
+        round(box.top * height) : round(box.bottom * height), round(box.left * width) : round(box.right * width)
+    ]
     image = torch.from_numpy(np.ascontiguousarray(pixels))
     height, width, _ = image.shape
     wanted = clip.width_px / clip.height_px

@@ -87,6 +87,18 @@ def ovikit_register_datasets() -> Sequence[Component]:
 
 
 @hookspec
+def ovikit_register_filters() -> Sequence[Component]:
+    """What keeps clips out of a dataset that is prepared."""
+    ...
+
+
+@hookspec
+def ovikit_register_captioners() -> Sequence[Component]:
+    """Clip to prompt, while a dataset is prepared."""
+    ...
+
+
+@hookspec
 def ovikit_register_evaluators() -> Sequence[Component]:
     """Metrics of finished clips."""
     ...

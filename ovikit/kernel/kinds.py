@@ -1,8 +1,8 @@
 """The kinds of component: the hook that registers each, and the keywords that its ``build`` is given.
 
 Every ``build`` is called as ``build(config, **keywords)`` with exactly these keywords. ``AV`` is
-``ovikit.types.AV``; protocols named here are in ``ovikit/networks/protocols.py``, ``ovikit/numerics/protocols.py``
-and ``ovikit/evaluation/protocols.py``.
+``ovikit.types.AV``; protocols named here are in ``ovikit/networks/protocols.py``, ``ovikit/numerics/protocols.py``,
+``ovikit/data/filters.py`` and ``ovikit/evaluation/protocols.py``.
 """
 
 from __future__ import annotations
@@ -49,6 +49,10 @@ KINDS: dict[str, Kind] = {
         Kind("objective", "objectives", (), "an Objective"),
         # clip ClipSpec
         Kind("dataset", "datasets", ("clip",), "a ClipSource"),
+        # assets Assets
+        Kind("filter", "filters", ("assets",), "a Filter or a Comparing"),
+        # assets Assets
+        Kind("captioner", "captioners", ("assets",), "a Captioner"),
         # clip ClipSpec
         Kind("evaluator", "evaluators", ("clip",), "an Evaluator"),
         # clip ClipSpec

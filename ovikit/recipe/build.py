@@ -38,6 +38,7 @@ from ovikit.networks.protocols import (
 )
 from ovikit.numerics.protocols import Guidance, Objective, Schedule, Solver
 from ovikit.recipe.models import Recipe, Suite
+from ovikit.recipe.preparation import Preparation
 from ovikit.recipe.sections import CheckpointSlot, Slot
 from ovikit.recipe.training import Training
 from ovikit.types import AV, ClipSpec, Modality, Rotated
@@ -311,6 +312,12 @@ def training_of(recipe: Recipe) -> Training:
 
 def build_objective(recipe: Recipe) -> Objective:
     return build_slot(training_of(recipe).objective)
+
+
+def default_preparation() -> Preparation:
+    """How datasets of a recipe are prepared that does not say how."""
+    captioner = installed_catalog().find("captioner", "sidecar").component
+    return Preparation(captioner=Slot("captioner", captioner.name, captioner.config()))
 
 
 def build_dataset(recipe: Recipe) -> ClipSource:

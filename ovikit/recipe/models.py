@@ -13,6 +13,7 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, PositiveFloat, PositiveInt, PrivateAttr, field_validator, model_validator
 
+from ovikit.recipe.preparation import Preparation
 from ovikit.recipe.sections import CheckpointSlot, Of, Section, Seed, Slot
 from ovikit.recipe.training import Training
 
@@ -207,8 +208,8 @@ class Document(Section):
 
     @property
     def digest(self) -> str:
-        """sha256 (hex) of the canonical JSON of everything but how it is computed (``runtime``) and what is measured
-        afterwards (``evaluation``)."""
+        """sha256 (hex) of the canonical JSON of everything but how it is computed (``runtime``), what is measured
+        afterwards (``evaluation``) and how datasets are made (``preparation``): they have fingerprints of their own."""
         return digest_of(self.to_dict())
 
 
@@ -223,6 +224,8 @@ class Recipe(Document):
     """How noise becomes a clip."""
     training: Training | None = None
     """How the weights are learned; null: this recipe does not train."""
+    preparation: Preparation | None = None
+    """How a dataset is prepared; null: as the defaults have it."""
     runtime: Runtime = Runtime()
     """How clips are computed."""
     evaluation: Evaluation | None = None
@@ -258,7 +261,7 @@ class Suite(Document):
 
 
 def digest_of(data: Mapping[str, Any]) -> str:
-    """Hex sha256 of the canonical JSON of a resolved document, without its ``runtime`` and ``evaluation``."""
-    kept = {key: value for key, value in data.items() if key not in ("runtime", "evaluation")}
+    """Hex sha256 of the canonical JSON of a resolved document, without what ``Document.digest`` leaves out."""
+    kept = {key: value for key, value in data.items() if key not in ("runtime", "evaluation", "preparation")}
     text = json.dumps(kept, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
     return hashlib.sha256(text.encode()).hexdigest()

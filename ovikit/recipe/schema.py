@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from annotated_types import MinLen
 from pydantic import BaseModel, create_model
 from pydantic.fields import FieldInfo
 from pydantic.json_schema import models_json_schema
@@ -69,7 +70,8 @@ class _Writer:
         if mark is not None:
             schema = self._slot(mark.kind, own_keys(field))
             if is_list(field):
-                schema = {"type": "array", "items": schema, "minItems": 1}
+                least = next((mark.min_length for mark in field.metadata if isinstance(mark, MinLen)), 0)
+                schema = {"type": "array", "items": schema, "minItems": least}
         elif below is not None:
             schema = self._section(below)
         else:

@@ -16,7 +16,7 @@ from lightning.fabric.plugins.environments.lightning import LightningEnvironment
 from rich.console import Console
 
 from ovikit.checkpoints.assets import Assets
-from ovikit.data.encoded import EncodedClips
+from ovikit.data.encoded import EncodedClips, EncodedSource
 from ovikit.data.latents import prepare_latents
 from ovikit.data.sampler import EpochSampler
 from ovikit.errors import UserError
@@ -170,6 +170,8 @@ def _checked(recipe: Recipe, training: Training, assets: Assets) -> _Parts:
     model = build.build_model(recipe, parts.codecs, parts.conditioner, "meta")
     build.check_weights(model, recipe, assets=assets)
     _choose(model, training)
+    if isinstance(parts.source, EncodedSource):
+        parts.source.open(parts.of(training.stage), parts.conditioner, training.first_frame > 0)
     return parts
 
 
@@ -180,6 +182,18 @@ def _choose(model: JointModel, training: Training) -> None:
     select_trained(model, training.stage, training.freeze)
     if training.frozen == "bfloat16":
         shorten_frozen(model)
+
+
+def _encoded(recipe: Recipe, training: Training, parts: _Parts, cache: Path, console: Console) -> EncodedClips:
+    """The dataset as the networks see it: opened where it is encoded already, encoded where it is not."""
+    codecs, first_frames = parts.of(training.stage), training.first_frame > 0
+    if isinstance(parts.source, EncodedSource):
+        return parts.source.open(codecs, parts.conditioner, first_frames)
+    with encoding_progress(console) as report:
+        return prepare_latents(
+            parts.source, codecs, parts.conditioner, build.clip_spec(recipe), cache, report,
+            device=_encoding_device(training), first_frames=first_frames,
+        )  # fmt: skip
 
 
 def _encoding_device(training: Training) -> str:
@@ -193,11 +207,7 @@ def _train(
     cache: Path, assets: Assets,
 ) -> TrainResult:  # fmt: skip
     codecs, objective = parts.of(training.stage), parts.objective
-    with encoding_progress(console) as report:
-        clips = prepare_latents(
-            parts.source, codecs, parts.conditioner, build.clip_spec(recipe), cache, report,
-            device=_encoding_device(training), first_frames=training.first_frame > 0,
-        )  # fmt: skip
+    clips = _encoded(recipe, training, parts, cache, console)
     # Only now: the text encoder and the network together may be more than there is memory for.
     model = build.build_model(recipe, parts.codecs, parts.conditioner, assets=assets)
     # Lightning reads a checkpoint before it converts the module, which would round float64 weights on the way.

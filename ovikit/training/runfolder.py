@@ -59,7 +59,8 @@ class RunFolder:
             return
         ours = recipe.to_dict()
         for document in (data, ours):
-            document.pop("evaluation", None)
+            for key in ("runtime", "evaluation", "preparation"):
+                document.pop(key, None)
         found = [f"{one.path}: {one.old} there, {one.new} here" for one in differences(data, ours)]
         shown = "\n    ".join(found[:6]) + ("\n    ..." if len(found) > 6 else "")
         raise UserError(

@@ -23,7 +23,7 @@ from ovikit.training.module import JointTraining
 from ovikit.training.optimizer import AdamWCosine
 from ovikit.training.run import train
 from ovikit.training.watch import LossWatch
-from ovikit.types import AV, Text, TokenGrid, TokenGrid
+from ovikit.types import AV, Text, TokenGrid
 
 
 @pytest.fixture(autouse=True)

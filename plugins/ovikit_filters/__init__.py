@@ -1,0 +1,1 @@
+"""Filters for datasets that are prepared: what the paper leaves out, and what any dataset should."""
