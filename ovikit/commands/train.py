@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shlex
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
@@ -28,6 +28,9 @@ def train(
         Path | None,
         typer.Option(metavar="DIR", help="Folder with the weights that the recipe names.", show_default=False),
     ] = None,
+    on_bad_clip: Annotated[
+        Literal["skip", "stop"], typer.Option(help="What to do about clips of a prepared dataset that are damaged.")
+    ] = "stop",
     override: Overrides = None,
 ) -> None:
     """Train the model of a recipe. Ctrl-C stops it with a checkpoint.
@@ -45,10 +48,13 @@ def train(
 
     console = Console(soft_wrap=True)
     home = run or Path("runs") / found.name
-    result = run_training(found, home, resume=resume, console=console, assets=find_assets(weights))
+    result = run_training(
+        found, home, resume=resume, console=console, assets=find_assets(weights), skip_bad=on_bad_clip == "skip"
+    )
     if result.stopped_by is not None:
         again = ["ovikit", "train", str(recipe), *(["--run", str(run)] if run else [])]
         again += ["--weights", str(weights)] if weights else []
+        again += ["--on-bad-clip", "skip"] if on_bad_clip == "skip" else []
         again += [part for one in override or () for part in ("-o", one)]
         console.print(f"stopped at step {result.step} of {result.steps}; checkpoint: {result.checkpoint}")
         console.print(f"go on with: {shlex.join(again)} --resume", markup=False)

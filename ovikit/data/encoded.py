@@ -59,7 +59,7 @@ class EncodedClips(Protocol):
     def __len__(self) -> int: ...
 
     def read(self, indices: Sequence[int]) -> Encoded:
-        """Clips of one bucket, in the order asked for."""
+        """Clips of one bucket, in the order asked for. DamagedClipError for one that cannot be read."""
         ...
 
     def silent(self) -> AV[int]:

@@ -200,7 +200,13 @@ class PreparedClips:
 
     def read(self, indices: Sequence[int]) -> Encoded:
         folder = self.dataset.path
-        found = [read_tensors_at(folder, self._places[index], self.names[index]) for index in indices]
+        found: list[dict[str, Tensor]] = []
+        for index in indices:
+            try:
+                found.append(read_tensors_at(folder, self._places[index], self.names[index]))
+            except DamagedClipError as error:
+                error.index = index
+                raise
         latents = {m: torch.stack([one[m].float() for one in found]) for m in self._modalities}
         if TEXT in found[0]:
             both = self._texts([one[TEXT] for one in found])

@@ -41,7 +41,12 @@ class Place:
 
 
 class DamagedClipError(UserError):
-    """A clip of a dataset that cannot be read: which one, where, and why."""
+    """A clip of a dataset that cannot be read: which one, where, and why.
+
+    index: of the clip, where it is one of many
+    """
+
+    index: int | None = None
 
 
 def write_shard(path: Path, clips: Iterable[tuple[int, Mapping[str, Tensor], Mapping[str, Any]]]) -> list[Place]:

@@ -28,6 +28,8 @@ CONTRACTS = {
     "guidance": ("GuidanceContract", "guidance"),
     "objective": ("ObjectiveContract", "objective"),
     "dataset": ("DatasetContract", "dataset"),
+    "filter": ("FilterContract", "filter"),
+    "captioner": ("CaptionerContract", "captioner"),
     "evaluator": ("EvaluatorContract", "evaluator"),
     "prompt_set": ("PromptSetContract", "prompt_set"),
     "checkpoint_format": ("CheckpointFormatContract", "checkpoint_format"),
@@ -37,11 +39,13 @@ CONTRACTS = {
 if TYPE_CHECKING:
     from ovikit.testing.attention import AttentionContract
     from ovikit.testing.backbone import BackboneContract
+    from ovikit.testing.captioner import CaptionerContract
     from ovikit.testing.checkpoint_format import CheckpointFormatContract
     from ovikit.testing.codec import CodecContract
     from ovikit.testing.conditioner import ConditionerContract
     from ovikit.testing.dataset import DatasetContract
     from ovikit.testing.evaluator import EvaluatorContract
+    from ovikit.testing.filter import FilterContract
     from ovikit.testing.fusion import FusionContract
     from ovikit.testing.guidance import GuidanceContract
     from ovikit.testing.objective import ObjectiveContract
@@ -53,11 +57,13 @@ if TYPE_CHECKING:
 __all__ = [
     "AttentionContract",
     "BackboneContract",
+    "CaptionerContract",
     "CheckpointFormatContract",
     "CodecContract",
     "ConditionerContract",
     "DatasetContract",
     "EvaluatorContract",
+    "FilterContract",
     "FusionContract",
     "GuidanceContract",
     "ObjectiveContract",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -12,9 +13,12 @@ from torch import Tensor
 
 from ovikit.data.encoded import Encoded, EncodedClips
 from ovikit.data.sampler import EpochSampler
+from ovikit.data.shards import DamagedClipError
 from ovikit.errors import UserError
 from ovikit.networks.reading import each
 from ovikit.types import Text
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,11 +93,20 @@ class BatchStream:
     """The endless micro-batches of a process from step ``start`` on. Has no length, so that Lightning sees one epoch:
     the whole run. They are numbered by their turn: ``stream[0]`` is the first of step 0, wherever the stream starts.
 
-    sampler: of the clips of whole steps, which the micro-batches share equally
+    sampler:  of the clips of whole steps, which the micro-batches share equally
+    skip_bad: put the next clip of the bucket in the place of one that cannot be read, and say so
     """
 
-    def __init__(self, clips: EncodedClips, sampler: EpochSampler, start: int = 0, share: Share = Share()) -> None:
-        self.clips, self.sampler, self.start, self.share = clips, sampler, start, share
+    def __init__(
+        self,
+        clips: EncodedClips,
+        sampler: EpochSampler,
+        start: int = 0,
+        share: Share = Share(),
+        skip_bad: bool = False,
+    ) -> None:
+        self.clips, self.sampler, self.start, self.share, self.skip_bad = clips, sampler, start, share, skip_bad
+        self._bad: set[int] = set()
         self.buckets = [bucket.clips for bucket in clips.buckets]
         self.empty = clips.empty
 
@@ -108,9 +121,25 @@ class BatchStream:
         step, part = self.share.place(turn)
         bucket, places = self.sampler.batch(step)
         size = len(places) // self.share.micro_batches
-        indices = [self.buckets[bucket][place] for place in places[part * size : (part + 1) * size]]
+        indices = [self._good(bucket, place) for place in places[part * size : (part + 1) * size]]
         last = (turn + 1) % self.share.own == 0
-        return Batch(indices, self.clips.read(indices), self.empty, bucket, step, part, last)
+        while True:
+            try:
+                return Batch(indices, self.clips.read(indices), self.empty, bucket, step, part, last)
+            except DamagedClipError as error:
+                if not self.skip_bad or error.index is None:
+                    raise
+                log.warning("%s; another one takes its place", error)
+                self._bad.add(error.index)
+            indices = [self._good(bucket, places[part * size + k]) for k in range(size)]
+
+    def _good(self, bucket: int, place: int) -> int:
+        """The clip at a place of a bucket, or the next one there that is not known to be bad."""
+        own = self.buckets[bucket]
+        for index in (own[(place + k) % len(own)] for k in range(len(own))):
+            if index not in self._bad:
+                return index
+        raise UserError("no clip of a bucket can be read", "training.data", "prepare the dataset again")
 
 
 class Turns:

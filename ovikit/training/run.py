@@ -76,11 +76,13 @@ def train(
     console: Console | None = None,
     cache: Path | None = None,
     assets: Assets | None = None,
+    skip_bad: bool = False,
 ) -> TrainResult:
     """The result of training the recipe in the folder ``run``, until its last step or until it is told to stop.
 
     cache:  where encoded clips are kept, for runs that share them; default: in the run's folder
     assets: where the recipe's components find their weights; default: where plugins find them
+    skip_bad: leave out clips of a prepared dataset that cannot be read; otherwise they end the run
 
     A run that is finished is left as it is. UserError when the folder holds another recipe's run, or an unfinished
     run and ``resume`` is not set; NonFiniteError when a loss is not a number.
@@ -109,7 +111,7 @@ def train(
         initial_sha256=initial_digests(training.initial),
     )  # fmt: skip
     with observed("train", folder.path, recipe.name, recipe.digest) as told:
-        result = _train(recipe, training, parts, folder, start, shown, cache or folder.cache, found)
+        result = _train(recipe, training, parts, folder, start, shown, cache or folder.cache, found, skip_bad)
         told.results = {"step": float(result.step)}
         if result.stopped_by is not None:
             told.stopped = f"stopped by {result.stopped_by.name} at step {result.step} of {result.steps}"
@@ -204,7 +206,7 @@ def _encoding_device(training: Training) -> str:
 
 def _train(
     recipe: Recipe, training: Training, parts: _Parts, folder: RunFolder, start: int | None, console: Console,
-    cache: Path, assets: Assets,
+    cache: Path, assets: Assets, skip_bad: bool,
 ) -> TrainResult:  # fmt: skip
     codecs, objective = parts.of(training.stage), parts.objective
     clips = _encoded(recipe, training, parts, cache, console)
@@ -231,7 +233,7 @@ def _train(
         choices=_choices(training),
         gradient_clip=trainer.gradient_clip,
     )
-    return _fit(recipe, training, folder, module, clips, start, console)
+    return _fit(recipe, training, folder, module, clips, start, console, skip_bad)
 
 
 def _grids(codecs: AV[Codec], form: ClipSpec) -> AV[TokenGrid]:
@@ -255,7 +257,7 @@ def _choices(training: Training) -> Choices:
 
 def _fit(
     recipe: Recipe, training: Training, folder: RunFolder, module: JointTraining, clips: EncodedClips,
-    start: int | None, console: Console,
+    start: int | None, console: Console, skip_bad: bool,
 ) -> TrainResult:  # fmt: skip
     settings = training.trainer
     ema = Ema(training.ema.decay, on_host=training.ema.on == "host") if training.ema is not None else None
@@ -264,10 +266,10 @@ def _fit(
     checkpoints = Checkpoints(folder.checkpoints, settings.checkpoint_every_steps)
     shown = TrainingProgress(console, metrics)
     callbacks: list[L.Callback] = [one for one in (ema, metrics, stop, shown, checkpoints) if one is not None]
-    log = CsvLog(folder.metrics, columns(clips.latents.modalities), start or 0)
+    log = CsvLog(folder.metrics, columns(stage_modalities(training.stage)), start or 0)
     sizes = tuple(len(bucket.clips) for bucket in clips.buckets)
     sampler = EpochSampler(sizes, training.batch_size * training.micro_batches, training.seed)
-    data = LatentData(clips, sampler, settings.workers, training.micro_batches)
+    data = LatentData(clips, sampler, settings.workers, training.micro_batches, skip_bad)
     if start is not None:
         console.print(f"going on from step {start} of {settings.max_steps}")
     with _quiet_lightning():
@@ -278,6 +280,14 @@ def _fit(
             )
         except NonFiniteError as error:
             raise error.with_hint(_after_nan(checkpoints.last or (folder.last if start else None))) from error
+        except RuntimeError as error:
+            if "DataLoader worker" not in str(error):
+                raise
+            kept = checkpoints.last or (folder.last if start else None)
+            raise UserError(
+                "a process that prepares batches was killed, often because memory ran out", str(folder.path),
+                f"{_kept(kept)}; go on with --resume, with fewer training.trainer.workers if need be",
+            ) from error  # fmt: skip
     step = trainer.global_step
     if step < settings.max_steps:
         return TrainResult(folder.path, step, settings.max_steps, None, stop.received, checkpoints.last)
@@ -312,9 +322,11 @@ def make_trainer(training: Training, folder: Path, callbacks: list[L.Callback], 
 
 
 def _after_nan(checkpoint: Path | None) -> str:
-    look = "look at these clips, or lower training.optimizer.learning_rate"
-    kept = f"the last good checkpoint is {checkpoint}" if checkpoint else "no checkpoint had been written yet"
-    return f"{kept}; {look}"
+    return f"{_kept(checkpoint)}; look at these clips, or lower training.optimizer.learning_rate"
+
+
+def _kept(checkpoint: Path | None) -> str:
+    return f"the last good checkpoint is {checkpoint}" if checkpoint else "no checkpoint had been written yet"
 
 
 @contextmanager

@@ -113,6 +113,14 @@ def test_ovikit_register_datasets(shelf: Shelf) -> None:
     check_registers(shelf, "dataset")
 
 
+def test_ovikit_register_filters(shelf: Shelf) -> None:
+    check_registers(shelf, "filter")
+
+
+def test_ovikit_register_captioners(shelf: Shelf) -> None:
+    check_registers(shelf, "captioner")
+
+
 def test_ovikit_register_evaluators(shelf: Shelf) -> None:
     check_registers(shelf, "evaluator")
 

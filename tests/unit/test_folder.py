@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import struct
-from collections.abc import Callable, Sequence
 from fractions import Fraction
-from itertools import pairwise
 from pathlib import Path
 
 import av
@@ -13,79 +10,13 @@ import numpy as np
 import pytest
 import torch
 from numpy.typing import NDArray
+from video_kit import click_track, clicks, even, grey, levels, turn, write_video
 
 from ovikit.data.folder import FolderClips
 from ovikit.errors import UserError
 from ovikit.types import ClipSpec
 
 FORM = ClipSpec(1.0, 32, 32, 8.0, 16000)
-RATE = 44100
-Picture = Callable[[float], NDArray[np.uint8]]
-
-
-def grey(time_s: float, height: int = 48, width: int = 64) -> NDArray[np.uint8]:
-    """A grey picture whose level is the time: 40 a second."""
-    return np.full((height, width, 3), 20 + 40 * time_s, dtype=np.uint8)
-
-
-def click_track(clicks_s: Sequence[float], duration_s: float, rate: int = RATE) -> NDArray[np.float32]:
-    """Silence with a short tone at each of these times."""
-    out, tone = np.zeros(round(duration_s * rate), np.float32), np.sin(np.arange(round(0.02 * rate)) * 0.4) * 0.8
-    for at in clicks_s:
-        out[round(at * rate) : round(at * rate) + len(tone)] = tone
-    return out
-
-
-def write_video(
-    path: Path,
-    times_s: Sequence[float],
-    sound: NDArray[np.float32] | None = None,
-    *,
-    sound_from_s: float = 0.0,
-    sound_rate: int = RATE,
-    picture: Picture = grey,
-    codecs: tuple[str, str] = ("libx264", "aac"),
-    options: dict[str, str] | None = None,
-) -> Path:
-    """A video with frames at these times and the sound from ``sound_from_s`` on."""
-    first = picture(0.0)
-    with av.open(str(path), "w", options=options or {}) as container:
-        video = container.add_stream(codecs[0], rate=24)
-        video.width, video.height, video.pix_fmt = first.shape[1], first.shape[0], "yuv444p"
-        video.codec_context.time_base = Fraction(1, 12000)
-        if codecs[0] == "libx264":
-            video.options = {"crf": "4", "g": "10"}
-        audio = container.add_stream(codecs[1], rate=sound_rate, layout="stereo") if sound is not None else None
-        for time_s in times_s:
-            frame = av.VideoFrame.from_ndarray(picture(time_s), format="rgb24")
-            frame.pts, frame.time_base = round(time_s * 12000), Fraction(1, 12000)
-            container.mux(video.encode(frame))
-        container.mux(video.encode(None))
-        if audio is not None and sound is not None:
-            for at in range(0, len(sound), 1024):
-                part = np.stack([sound[at : at + 1024]] * 2)
-                frame = av.AudioFrame.from_ndarray(part, format="fltp", layout="stereo")
-                frame.sample_rate, frame.time_base = sound_rate, Fraction(1, sound_rate)
-                frame.pts = at + round(sound_from_s * sound_rate)
-                container.mux(audio.encode(frame))
-            container.mux(audio.encode(None))
-    return path
-
-
-def even(duration_s: float, rate: float = 24.0) -> list[float]:
-    return [k / rate for k in range(round(duration_s * rate))]
-
-
-def levels(video: torch.Tensor) -> torch.Tensor:
-    """The time that each frame of a grey clip shows."""
-    return (video.float().mean(dim=(1, 2, 3)) - 20) / 40
-
-
-def clicks(audio: torch.Tensor) -> list[float]:
-    """When each tone of a click track starts."""
-    loud = (audio.abs() > 0.2).nonzero().flatten()
-    starts = [int(loud[0])] + [b for a, b in pairwise(loud.tolist()) if b - a > 800]
-    return [start / 16000 for start in starts]
 
 
 def test_windows_show_and_sound_what_happens_in_them(tmp_path: Path) -> None:
@@ -236,12 +167,7 @@ def test_tall_picture_is_cropped_about_its_centre(tmp_path: Path) -> None:
 )
 def test_turned_video_is_turned_upright(tmp_path: Path, matrix: tuple[int, int, int, int], corners: list[str]) -> None:
     path = write_video(tmp_path / "phone.mp4", even(1.0), click_track([], 1.0), picture=quadrants)
-    data = bytearray(path.read_bytes())
-    at = data.index(b"tkhd") + 4 + 40  # version 0: 40 bytes between the box's name and its matrix
-    one = 1 << 16
-    a, b, c, d = (value * one for value in matrix)
-    data[at : at + 36] = struct.pack(">9i", a, b, 0, c, d, 0, 0, 0, 1 << 30)
-    path.write_bytes(data)
+    turn(path, matrix)
     video = FolderClips(tmp_path, FORM)[0].video
     assert video is not None
     assert corner_colours(video) == corners
