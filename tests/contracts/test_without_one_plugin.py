@@ -25,13 +25,14 @@ pytestmark = pytest.mark.skipif("OVIKIT_TEST_WITHOUT_PLUGINS" in os.environ, rea
 ROOT = Path(__file__).parents[2]
 TINY, RELEASED = "recipes/tiny/ovi.yaml", "recipes/reference/ovi-720x720-5s.yaml"
 FUSIONS = "recipes/ablations/fusion.yaml"
-PLUGINS = ("fusions", "guidances", "ovi", "positions", "toyworld")
+PLUGINS = ("filters", "fusions", "guidances", "ovi", "positions", "toyworld")
 RECIPES = sorted(
     str(path.relative_to(ROOT)) for path in (ROOT / "recipes").rglob("*.yaml") if "axes" not in read_yaml(path).data
 )
 Way = Literal["removed", "left out"]
 WAYS: tuple[Way, ...] = ("removed", "left out")
 USING: Mapping[str, Sequence[str]] = {
+    "filters": ("preparation={filters: [{type: motion}]}",),
     "fusions": ("model.fusion={type: additive}",),
     "guidances": ("sampling.guidance={type: apg}",),
     "positions": ("model.positions={type: seconds}",),
@@ -40,6 +41,7 @@ USING: Mapping[str, Sequence[str]] = {
 }
 """What to change of the tiny recipe so that it names a component of the plugin."""
 BROUGHT = {
+    "filters": "motion",
     "fusions": "additive",
     "guidances": "apg",
     "positions": "seconds",

@@ -74,7 +74,7 @@ BAD = [
     ("batch_size: 2", "batch_size: 2\n  freeze: video", "r.yaml:24: training.freeze: should be a list, not 'video'"),
     ("training:\n", "training: yes\ntrained:\n",
      "2 errors\n  r.yaml:20: training: should be a mapping, not 'yes'\n  r.yaml:21: trained: unknown key; there are: "
-     "clip, evaluation, model, name, runtime, sampling, training, version. Did you mean 'training'?"),
+     "clip, evaluation, model, name, preparation, runtime, sampling, training, version. Did you mean 'training'?"),
     ("  suite: suites/toy.yaml", "  suites: [a]",
      "2 errors\n  r.yaml:26: evaluation.suite: is missing\n"
      "  r.yaml:27: evaluation.suites: unknown key; there are: suite. Did you mean 'suite'?"),
@@ -168,8 +168,8 @@ BAD_OVERRIDES = [
     ("clip.duration_s=[",
      "-o clip.duration_s=[: this is not YAML: expected the node content, but found '<stream end>'"),
     ("extends=x.yaml",
-     "-o extends=x.yaml: extends: there is no such option; there are: clip, evaluation, model, name, runtime, "
-     "sampling, training, version"),
+     "-o extends=x.yaml: extends: there is no such option; there are: clip, evaluation, model, name, preparation, "
+     "runtime, sampling, training, version"),
 ]  # fmt: skip
 
 
