@@ -8,6 +8,7 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
+import time
 import zlib
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
@@ -114,11 +115,13 @@ def prepare_latents(
     progress: Progress | None = None,
     device: torch.device | str = "cpu",
     first_frames: bool = False,
+    wait: bool = False,
 ) -> LatentClips:
     """The latents and text of every clip, for the modalities of ``codecs``: from the cache, or encoded and cached.
 
     device:       where they are computed; they come back to the CPU
     first_frames: encode the first frame of each clip alone, too
+    wait:         another process encodes the clips: wait for its cache
 
     A cache file that is damaged or was made from anything else is not used: the clips are encoded again.
     UserError names the clips that lack a modality, have another form than ``clip``, or encode to NaN.
@@ -127,6 +130,8 @@ def prepare_latents(
         return encode(source, codecs, conditioner, clip, progress, device, first_frames)
     mark = fingerprint(source, codecs, conditioner, clip, first_frames)
     path = cache_dir / f"latents-{mark[:16]}.safetensors"
+    while wait and not path.exists():
+        time.sleep(0.2)
     if path.exists():
         try:
             return read_cache(path, mark, clip)

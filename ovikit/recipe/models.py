@@ -19,6 +19,8 @@ from ovikit.recipe.training import Training
 
 Modality = Literal["video", "audio"]
 VERSION = 1
+PLACEMENT = ("devices", "nodes", "strategy", "checkpoints", "workers")
+"""Of ``training.trainer``: what may change when a run is gone on with."""
 
 
 class ClipForm(Section):
@@ -209,7 +211,7 @@ class Document(Section):
     @property
     def digest(self) -> str:
         """sha256 (hex) of the canonical JSON of everything but how it is computed (``runtime``), what is measured
-        afterwards (``evaluation``) and how datasets are made (``preparation``): they have fingerprints of their own."""
+        afterwards (``evaluation``) and how datasets are made (``preparation``), and but for ``PLACEMENT``."""
         return digest_of(self.to_dict())
 
 
@@ -263,5 +265,9 @@ class Suite(Document):
 def digest_of(data: Mapping[str, Any]) -> str:
     """Hex sha256 of the canonical JSON of a resolved document, without what ``Document.digest`` leaves out."""
     kept = {key: value for key, value in data.items() if key not in ("runtime", "evaluation", "preparation")}
+    training = kept.get("training")
+    if training is not None:  # nor do the devices that share out a step change it
+        trainer = {key: value for key, value in training["trainer"].items() if key not in PLACEMENT}
+        kept["training"] = {**training, "trainer": trainer}
     text = json.dumps(kept, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
     return hashlib.sha256(text.encode()).hexdigest()

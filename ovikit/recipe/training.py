@@ -70,7 +70,15 @@ class Trainer(Section):
     accelerator: Literal["cpu", "cuda", "mps", "auto"] = "auto"
     """Kind of device to train on."""
     devices: PositiveInt = 1
-    """Number of devices."""
+    """Number of devices of a machine; torchrun and SLURM say so themselves."""
+    nodes: PositiveInt = 1
+    """Number of machines; torchrun and SLURM say so themselves."""
+    strategy: Literal["auto", "ddp", "fsdp"] = "auto"
+    """ddp: each device has the whole model and computes its share of a step's micro-batches; fsdp: weights, gradients
+    and the optimizer's states are shared out as well (FSDP2); auto: ddp where there are several devices."""
+    checkpoints: Literal["whole", "sharded"] = "whole"
+    """With fsdp: checkpoints of one file, gathered in the memory of the first machine; or folders to which each device
+    writes its share. Either is gone on with on any number of devices."""
     precision: Literal["32-true", "bf16-mixed", "16-mixed", "bf16-true", "64-true"] = "32-true"
     """Number format of weights and activations, in Lightning's words."""
     gradient_clip: PositiveFloat | None = 1.0

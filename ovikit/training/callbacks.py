@@ -47,7 +47,13 @@ class StopOnSignal(L.Callback):
         self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         assert isinstance(batch, Batch)
-        if self.received is not None and batch.last:
+        if not batch.last:
+            return
+        stop = self.received is not None
+        if trainer.world_size > 1:  # all processes leave after the same step
+            stop = trainer.strategy.reduce_boolean_decision(stop, all=False)
+        if stop:
+            self.received = self.received or signal.SIGTERM
             trainer.should_stop = True
 
     def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
@@ -85,9 +91,13 @@ class Checkpoints(L.Callback):
         path = self.folder / f"step-{trainer.global_step:06d}.ckpt"
         if path == self.last:
             return path
-        with atomic_path(path) as temporary:
-            trainer.save_checkpoint(temporary)
-        link(path, self.folder / LAST_CHECKPOINT)
+        if trainer.global_rank > 0:  # its share goes where the first process says
+            trainer.save_checkpoint(path)
+        else:
+            with atomic_path(path) as temporary:
+                trainer.save_checkpoint(temporary)
+            link(path, self.folder / LAST_CHECKPOINT)
+        trainer.strategy.barrier("checkpoint")
         self.last = path
         return path
 

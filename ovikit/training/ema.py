@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from ovikit.networks.lora import is_adapter
+from ovikit.runtime.shard import own_part, part_like, whole, whole_like
 from ovikit.training.module import JointTraining
 
 
@@ -27,12 +28,15 @@ class Ema(L.Callback):
     def __init__(self, decay: float, on_host: bool = False) -> None:
         self.decay, self.on_host, self.steps = decay, on_host, 0
         self._average: dict[str, Tensor] = {}
+        self._shared: dict[str, Tensor] = {}  # the parameters, which know how they are shared
 
-    def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         for name, parameter in _trained(pl_module).items():
-            found = self._average.get(name, parameter.detach())
+            kept = self._average.get(name)
+            found = own_part(parameter.detach()) if kept is None else part_like(kept, parameter.detach())
             dtype = torch.promote_types(parameter.dtype, torch.float32)
             self._average[name] = found.to("cpu" if self.on_host else parameter.device, dtype, copy=True)
+            self._shared[name] = parameter.detach()
 
     @torch.no_grad()
     def on_train_batch_end(
@@ -42,18 +46,19 @@ class Ema(L.Callback):
             return
         self.steps = trainer.global_step
         decay = min(self.decay, (1 + self.steps) / (10 + self.steps))
-        new = [parameter.detach() for parameter in _trained(pl_module).values()]
+        new = [own_part(parameter.detach()) for parameter in _trained(pl_module).values()]
         old = list(self._average.values())
         # foreach wants one place and dtype on both sides: copies for averages on the host, and of models in bfloat16
         new = [n.to(o) for n, o in zip(new, old, strict=True)]
         torch._foreach_lerp_(old, new, 1 - decay)
 
     def weights(self) -> dict[str, Tensor]:
-        """The averages by parameter name of the JointModel."""
-        return dict(self._average)
+        """The averages by parameter name of the JointModel, on the CPU where processes share them; then all of them
+        have to ask."""
+        return {name: whole_like(value, self._shared.get(name)) for name, value in self._average.items()}
 
     def state_dict(self) -> dict[str, Any]:
-        return {"steps": self.steps, "average": dict(self._average)}
+        return {"steps": self.steps, "average": self.weights()}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         self.steps, self._average = state_dict["steps"], dict(state_dict["average"])
@@ -72,4 +77,5 @@ def final_weights(module: JointTraining, ema: Ema | None) -> dict[str, Tensor]:
         state = {name: value for name, value in state.items() if is_adapter(name)}
     if ema is not None:
         state |= {name: value.to(state[name].dtype) for name, value in ema.weights().items()}
-    return {name: value.to("cpu").contiguous().clone() for name, value in state.items()}
+    # one after the other, so that no device holds them all
+    return {name: whole(value).to("cpu").contiguous().clone() for name, value in state.items()}

@@ -85,7 +85,7 @@ class Metrics(L.Callback):
         if step % self.every and step != trainer.max_steps:
             return
         assert isinstance(pl_module, JointTraining)
-        means = pl_module.watch.take_means()
+        means = pl_module.watch.take_means(pl_module.add_up)
         if not means:
             return  # a gradient scaler skipped this step: its row is written already
         norm = pl_module.gradient_norm

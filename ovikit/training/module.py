@@ -11,8 +11,10 @@ from typing import Any
 
 import lightning as L  # as its documentation writes it
 import torch
+from lightning.pytorch.strategies import ModelParallelStrategy
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor, nn
+from torch.distributed.fsdp import FSDPModule
 from torch.optim import Optimizer
 
 from ovikit.data.seeds import generator_for
@@ -22,6 +24,7 @@ from ovikit.networks.lora import is_adapter
 from ovikit.networks.reading import each
 from ovikit.numerics import path
 from ovikit.numerics.protocols import Objective
+from ovikit.runtime.shard import shard_layers, whole
 from ovikit.training.batches import Batch, drop_text
 from ovikit.training.draws import (
     Choices,
@@ -138,6 +141,22 @@ class JointTraining(L.LightningModule):
         clean = AV(video=held.to(latents["video"].device))
         return self.model(latents, sigma, context, grids, clean_steps=AV(video=1), clean=clean)
 
+    def configure_model(self) -> None:
+        """Shares the model out where the strategy asks for it."""
+        if isinstance(self.trainer.strategy, ModelParallelStrategy) and not isinstance(self.model, FSDPModule):
+            shard_layers(self.model, self.trainer.strategy.device_mesh["data_parallel"])
+
+    def on_fit_start(self) -> None:
+        self.watch.alone = self.trainer.world_size == 1
+
+    def add_up(self, values: Tensor) -> Tensor:
+        """The sum over all processes, which all have to ask for; on the CPU."""
+        if self.trainer.world_size == 1:
+            return values
+        found = self.trainer.strategy.reduce(values.to(self.trainer.strategy.root_device), reduce_op="sum")
+        assert isinstance(found, Tensor)
+        return found.cpu()
+
     def configure_optimizers(self) -> OptimizerLRScheduler:
         # With a gradient scaler the fused kernel would unscale by itself, after the norm has been taken.
         optimizer, schedule = self.make_optimizer(self.model, fused=self.trainer.precision != "16-mixed")
@@ -148,7 +167,7 @@ class JointTraining(L.LightningModule):
     ) -> None:
         """Clips, and keeps the norm from before for the log. The norm is measured once, also without clipping."""
         parameters = [p for group in optimizer.param_groups for p in group["params"] if p.grad is not None]
-        norm = nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None])
+        norm = whole(nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None]))
         if self.trainer.precision != "16-mixed":  # whose scaler expects infinities and skips such steps itself
             self.watch.expect_finite(self.global_step + 1, "the gradient", norm, self._batch)
         if self.gradient_clip is not None:
@@ -163,7 +182,7 @@ class JointTraining(L.LightningModule):
             state = checkpoint["state_dict"]
             checkpoint["state_dict"] = {name: value for name, value in state.items() if is_adapter(name)}
         checkpoint["ovikit"] = {
-            "watch": self.watch.state_dict(),
+            "watch": self.watch.state_dict(self.add_up),
             "rng": torch.get_rng_state(),
             "rng_cuda": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
         }
@@ -175,7 +194,8 @@ class JointTraining(L.LightningModule):
             if lacking := wanted.symmetric_difference(checkpoint["state_dict"]):
                 raise UserError(f"this checkpoint holds other adapters: {listed(sorted(lacking), 4)}")
         kept: Mapping[str, Any] = checkpoint["ovikit"]
-        self.watch.load_state_dict(kept["watch"])
+        if self.trainer.global_rank == 0:  # the sums of all processes, which are added up again
+            self.watch.load_state_dict(kept["watch"])
         torch.set_rng_state(kept["rng"].cpu())
         if torch.cuda.is_available() and len(kept["rng_cuda"]) == torch.cuda.device_count():
             torch.cuda.set_rng_state_all([state.cpu() for state in kept["rng_cuda"]])

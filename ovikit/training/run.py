@@ -12,7 +12,7 @@ from pathlib import Path
 
 import lightning as L  # as its documentation writes it
 import torch
-from lightning.fabric.plugins.environments.lightning import LightningEnvironment
+from lightning.pytorch.loggers import Logger
 from rich.console import Console
 
 from ovikit.checkpoints.assets import Assets
@@ -44,6 +44,7 @@ from ovikit.training.optimizer import AdamWCosine
 from ovikit.training.parameters import Stage, adapt, frozen_by, select_trained, shorten_frozen, stage_modalities
 from ovikit.training.runfolder import RunFolder
 from ovikit.training.watch import LossWatch, NonFiniteError
+from ovikit.training.world import World, find_world, strategy_of
 from ovikit.types import AV, ClipSpec, TokenGrid
 
 WEIGHT_DTYPES = {"64-true": torch.float64, "bf16-true": torch.bfloat16}
@@ -88,8 +89,10 @@ def train(
     run and ``resume`` is not set; NonFiniteError when a loss is not a number.
     """
     training = build.training_of(recipe)
-    folder, shown = RunFolder(Path(run), training.lora is not None), console or Console(quiet=True)
-    _refuse_device(training)
+    world = find_world(training.trainer)
+    Share(training.micro_batches, world.rank, world.size)  # which refuses what cannot be shared
+    folder = RunFolder(Path(run), training.lora is not None)
+    shown = console if console is not None and world.main else Console(quiet=True)
     _refuse_rounded_weights(recipe)
     folder.refuse_other_recipe(recipe)
     steps = training.trainer.max_steps
@@ -105,33 +108,20 @@ def train(
         )
     found = assets or build.find_assets()
     parts = _checked(recipe, training, found)  # before the folder is made
+    whole = _Run(recipe, training, parts, folder, start, shown, cache or folder.cache, found, skip_bad, world)
+    if not world.main:
+        return _train(whole)
     base = recipe.model.checkpoint
     write_lock(
         recipe, folder.lock, checkpoint_sha256=None if base is None else found.digest(base.path),
         initial_sha256=initial_digests(training.initial),
     )  # fmt: skip
     with observed("train", folder.path, recipe.name, recipe.digest) as told:
-        result = _train(recipe, training, parts, folder, start, shown, cache or folder.cache, found, skip_bad)
+        result = _train(whole)
         told.results = {"step": float(result.step)}
         if result.stopped_by is not None:
             told.stopped = f"stopped by {result.stopped_by.name} at step {result.step} of {result.steps}"
     return result
-
-
-def _refuse_device(training: Training) -> None:
-    trainer = training.trainer
-    if trainer.devices != 1:
-        raise UserError(f"training runs on one device so far, not on {trainer.devices}", "training.trainer.devices")
-    absent = {
-        "cuda": not torch.cuda.is_available(),
-        "mps": not torch.backends.mps.is_available(),
-    }.get(trainer.accelerator, False)
-    if absent:
-        raise UserError(
-            f"there is no {trainer.accelerator} device on this machine",
-            "training.trainer.accelerator",
-            "-o training.trainer.accelerator=cpu trains on the processor",
-        )
 
 
 def _refuse_rounded_weights(recipe: Recipe) -> None:
@@ -186,15 +176,17 @@ def _choose(model: JointModel, training: Training) -> None:
         shorten_frozen(model)
 
 
-def _encoded(recipe: Recipe, training: Training, parts: _Parts, cache: Path, console: Console) -> EncodedClips:
-    """The dataset as the networks see it: opened where it is encoded already, encoded where it is not."""
+def _encoded(run: _Run) -> EncodedClips:
+    """The dataset as the networks see it: opened where it is encoded already, encoded by the first process where it is
+    not."""
+    training, parts = run.training, run.parts
     codecs, first_frames = parts.of(training.stage), training.first_frame > 0
     if isinstance(parts.source, EncodedSource):
         return parts.source.open(codecs, parts.conditioner, first_frames)
-    with encoding_progress(console) as report:
+    with encoding_progress(run.console) as report:
         return prepare_latents(
-            parts.source, codecs, parts.conditioner, build.clip_spec(recipe), cache, report,
-            device=_encoding_device(training), first_frames=first_frames,
+            parts.source, codecs, parts.conditioner, build.clip_spec(run.recipe), run.cache, report,
+            device=_encoding_device(training), first_frames=first_frames, wait=not run.world.main,
         )  # fmt: skip
 
 
@@ -204,20 +196,34 @@ def _encoding_device(training: Training) -> str:
     return "cuda" if on_cuda else "cpu"
 
 
-def _train(
-    recipe: Recipe, training: Training, parts: _Parts, folder: RunFolder, start: int | None, console: Console,
-    cache: Path, assets: Assets, skip_bad: bool,
-) -> TrainResult:  # fmt: skip
+@dataclass(frozen=True, slots=True)
+class _Run:
+    """What a run is, and where. start: the step that it goes on from."""
+
+    recipe: Recipe
+    training: Training
+    parts: _Parts
+    folder: RunFolder
+    start: int | None
+    console: Console
+    cache: Path
+    assets: Assets
+    skip_bad: bool
+    world: World
+
+
+def _train(run: _Run) -> TrainResult:
+    recipe, training, parts = run.recipe, run.training, run.parts
     codecs, objective = parts.of(training.stage), parts.objective
-    clips = _encoded(recipe, training, parts, cache, console)
+    clips = _encoded(run)
     # Only now: the text encoder and the network together may be more than there is memory for.
-    model = build.build_model(recipe, parts.codecs, parts.conditioner, assets=assets)
+    model = build.build_model(recipe, parts.codecs, parts.conditioner, assets=run.assets)
     # Lightning reads a checkpoint before it converts the module, which would round float64 weights on the way.
     model = model.to(WEIGHT_DTYPES.get(training.trainer.precision))
-    if start is None:
+    if run.start is None:
         fill_parts(model, training.initial)
     _choose(model, training)
-    _tell(console, model, objective, training, clips)
+    _tell(run.console, model, objective, training, clips)
     optimizer, trainer = training.optimizer, training.trainer
     if trainer.activation_checkpointing:
         checkpoint_layers(model)
@@ -233,7 +239,7 @@ def _train(
         choices=_choices(training),
         gradient_clip=trainer.gradient_clip,
     )
-    return _fit(recipe, training, folder, module, clips, start, console, skip_bad)
+    return _fit(run, module, clips)
 
 
 def _grids(codecs: AV[Codec], form: ClipSpec) -> AV[TokenGrid]:
@@ -255,10 +261,8 @@ def _choices(training: Training) -> Choices:
     return Choices(training.text_dropout, training.first_frame, training.same_noise, given)
 
 
-def _fit(
-    recipe: Recipe, training: Training, folder: RunFolder, module: JointTraining, clips: EncodedClips,
-    start: int | None, console: Console, skip_bad: bool,
-) -> TrainResult:  # fmt: skip
+def _fit(run: _Run, module: JointTraining, clips: EncodedClips) -> TrainResult:
+    training, folder, start, console = run.training, run.folder, run.start, run.console
     settings = training.trainer
     ema = Ema(training.ema.decay, on_host=training.ema.on == "host") if training.ema is not None else None
     metrics = Metrics(settings.log_every_steps, len(clips), training.batch_size * training.micro_batches)
@@ -266,47 +270,61 @@ def _fit(
     checkpoints = Checkpoints(folder.checkpoints, settings.checkpoint_every_steps)
     shown = TrainingProgress(console, metrics)
     callbacks: list[L.Callback] = [one for one in (ema, metrics, stop, shown, checkpoints) if one is not None]
-    log = CsvLog(folder.metrics, columns(stage_modalities(training.stage)), start or 0)
+    main = run.world.main
+    logs: list[Logger] = [CsvLog(folder.metrics, columns(stage_modalities(training.stage)), start or 0)] if main else []
     sizes = tuple(len(bucket.clips) for bucket in clips.buckets)
     sampler = EpochSampler(sizes, training.batch_size * training.micro_batches, training.seed)
-    data = LatentData(clips, sampler, settings.workers, training.micro_batches, skip_bad)
+    data = LatentData(clips, sampler, settings.workers, training.micro_batches, run.skip_bad)
     if start is not None:
         console.print(f"going on from step {start} of {settings.max_steps}")
-    with _quiet_lightning():
-        trainer = make_trainer(training, folder.path, callbacks, log)
+    with _quiet_lightning(), _told_of_lost_workers(folder, start, checkpoints):
+        trainer = make_trainer(training, folder.path, callbacks, logs, run.world)
         try:
             trainer.fit(
                 module, datamodule=data, ckpt_path=folder.last if start is not None else None, weights_only=True
             )
         except NonFiniteError as error:
             raise error.with_hint(_after_nan(checkpoints.last or (folder.last if start else None))) from error
-        except RuntimeError as error:
-            if "DataLoader worker" not in str(error):
-                raise
-            kept = checkpoints.last or (folder.last if start else None)
-            raise UserError(
-                "a process that prepares batches was killed, often because memory ran out", str(folder.path),
-                f"{_kept(kept)}; go on with --resume, with fewer training.trainer.workers if need be",
-            ) from error  # fmt: skip
     step = trainer.global_step
     if step < settings.max_steps:
         return TrainResult(folder.path, step, settings.max_steps, None, stop.received, checkpoints.last)
-    folder.write_weights(final_weights(module, ema), recipe, step, ema is not None)
-    console.print(f"trained {step} steps in {clock(metrics.elapsed_s)}: {folder.weights}")
+    weights = final_weights(module, ema)  # which all processes gather
+    if main:
+        folder.write_weights(weights, run.recipe, step, ema is not None)
+        console.print(f"trained {step} steps in {clock(metrics.elapsed_s)}: {folder.weights}")
     return TrainResult(folder.path, step, settings.max_steps, folder.weights, None, checkpoints.last)
 
 
-def make_trainer(training: Training, folder: Path, callbacks: list[L.Callback], log: CsvLog) -> L.Trainer:
+@contextmanager
+def _told_of_lost_workers(folder: RunFolder, start: int | None, checkpoints: Checkpoints) -> Iterator[None]:
+    """UserError in place of what PyTorch says of a process that prepared batches and is gone."""
+    try:
+        yield
+    except RuntimeError as error:
+        if "DataLoader worker" not in str(error):
+            raise
+        kept = checkpoints.last or (folder.last if start else None)
+        raise UserError(
+            "a process that prepares batches was killed, often because memory ran out", str(folder.path),
+            f"{_kept(kept)}; go on with --resume, with fewer training.trainer.workers if need be",
+        ) from error  # fmt: skip
+
+
+def make_trainer(
+    training: Training, folder: Path, callbacks: list[L.Callback], logs: list[Logger], world: World
+) -> L.Trainer:
     """Lightning's Trainer with the fields that a recipe may set, and everything else as ovikit needs it."""
     settings = training.trainer
     return L.Trainer(
         max_steps=settings.max_steps,
-        accumulate_grad_batches=Share(training.micro_batches, 0, settings.devices).own,
+        accumulate_grad_batches=Share(training.micro_batches, world.rank, world.size).own,
         accelerator=settings.accelerator,
-        devices=settings.devices,
+        devices=world.devices,
+        num_nodes=world.nodes,
+        strategy=strategy_of(world, settings.checkpoints == "sharded"),
         precision=settings.precision,
         callbacks=callbacks,
-        logger=[log],
+        logger=logs,
         default_root_dir=folder,
         # one endless epoch that may be left at any step
         max_epochs=-1,
@@ -316,8 +334,8 @@ def make_trainer(training: Training, folder: Path, callbacks: list[L.Callback], 
         enable_progress_bar=False,
         enable_model_summary=False,
         use_distributed_sampler=False,
-        # the number of processes is the recipe's, not what a cluster's variables suggest
-        plugins=[LightningEnvironment()],
+        # who starts processes has been found out already
+        plugins=[world.environment],
     )
 
 
@@ -333,16 +351,16 @@ def _kept(checkpoint: Path | None) -> str:
 def _quiet_lightning() -> Iterator[None]:
     """Lightning without its tips and its list of devices. Warnings pass, except those named here, which are about
     loaders and Lightning's own code, which a user of a recipe cannot change."""
-    logger = logging.getLogger("lightning.pytorch")
-    utilities = logging.getLogger("lightning.pytorch.utilities.rank_zero")
-    before = logger.level, utilities.level
-    logger.setLevel(logging.WARNING)
-    utilities.setLevel(logging.WARNING)
+    names = ("pytorch", "pytorch.utilities.rank_zero", "fabric", "fabric.utilities.distributed")
+    loggers = [logging.getLogger(f"lightning.{name}") for name in names]
+    before = [logger.level for logger in loggers]
+    for logger in loggers:
+        logger.setLevel(logging.WARNING)
     try:
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", message=r".*does not have many workers.*")
             warnings.filterwarnings("ignore", message=r".*isinstance\(treespec, LeafSpec\)` is deprecated.*")
             yield
     finally:
-        logger.setLevel(before[0])
-        utilities.setLevel(before[1])
+        for logger, level in zip(loggers, before, strict=True):
+            logger.setLevel(level)

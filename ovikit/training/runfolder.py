@@ -13,7 +13,7 @@ from ovikit.errors import UserError
 from ovikit.layout import ADAPTERS, CHECKPOINTS, LAST_CHECKPOINT, LOCK, METRICS, WEIGHTS
 from ovikit.recipe.diff import differences
 from ovikit.recipe.document import read_yaml
-from ovikit.recipe.models import Recipe
+from ovikit.recipe.models import PLACEMENT, Recipe
 from ovikit.training.checkpoints import read_checkpoint
 
 
@@ -61,6 +61,8 @@ class RunFolder:
         for document in (data, ours):
             for key in ("runtime", "evaluation", "preparation"):
                 document.pop(key, None)
+            for key in PLACEMENT:
+                ((document.get("training") or {}).get("trainer") or {}).pop(key, None)
         found = [f"{one.path}: {one.old} there, {one.new} here" for one in differences(data, ours)]
         shown = "\n    ".join(found[:6]) + ("\n    ..." if len(found) > 6 else "")
         raise UserError(

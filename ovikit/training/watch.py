@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from ovikit.errors import UserError
-from ovikit.types import AV, Modality
+from ovikit.types import AV, MODALITIES, Modality
 
 
 class NonFiniteError(UserError):
@@ -27,10 +28,14 @@ class NonFiniteError(UserError):
 
 
 class LossWatch:
-    """Losses since the last row of the log, kept on the device until somebody asks."""
+    """Losses since the last row of the log, kept on the device until somebody asks.
+
+    alone: whether this process computes the steps alone; what others share with it is looked at where all of them look
+    """
 
     def __init__(self, names: Sequence[str]) -> None:
         self._names = names
+        self.alone = True
         self._sums: dict[str, Tensor] = {}
         self._steps: dict[str, int] = {}
         self._unchecked: list[tuple[int, str, Tensor, Sequence[int]]] = []
@@ -44,14 +49,16 @@ class LossWatch:
             value = loss.detach().float()
             self._sums[name] = self._sums[name] + value if name in self._sums else value
             self._steps[name] = self._steps.get(name, 0) + 1
-        self.expect_finite(step, "the loss", sum(loss.detach() for loss in losses.values()), batch)
+        self.expect_finite(step, "the loss", sum(loss.detach() for loss in losses.values()), batch, self.alone)
 
-    def expect_finite(self, step: int, what: str, value: Tensor | int, batch: Sequence[int]) -> None:
+    def expect_finite(
+        self, step: int, what: str, value: Tensor | int, batch: Sequence[int], at_once: bool = True
+    ) -> None:
         """Remembers a scalar that must be finite: looked at now on the CPU, where that costs nothing, else at the
-        next ``check``, so that no step waits for the device."""
+        next ``check``, so that no step waits for the device. at_once: False: at the next check in any case."""
         assert isinstance(value, Tensor)  # a step has at least one loss
         self._unchecked.append((step, what, value.detach(), batch))
-        if value.device.type == "cpu":
+        if value.device.type == "cpu" and at_once:
             self.check()
 
     def check(self) -> None:
@@ -64,15 +71,25 @@ class LossWatch:
             if not good:
                 raise NonFiniteError(step, what, [self._names[index] for index in batch])
 
-    def take_means(self) -> dict[str, float]:
-        """Mean of each loss since the last call, which starts anew, over the steps that had it."""
-        self.check()
-        means = {name: float(value) / self._steps[name] for name, value in self._sums.items()}
-        self._sums, self._steps = {}, {}
-        return means
+    def take_means(self, add_up: Callable[[Tensor], Tensor] = lambda sums: sums) -> dict[str, float]:
+        """Mean of each loss since the last call, which starts anew, over the micro-batches that had it.
 
-    def state_dict(self) -> dict[str, object]:
-        return {"steps": dict(self._steps), "sums": {name: float(value) for name, value in self._sums.items()}}
+        add_up: the sum of a tensor over all processes
+        """
+        self.check()
+        state = self.state_dict(add_up)
+        self._sums, self._steps = {}, {}
+        return {name: state["sums"][name] / steps for name, steps in state["steps"].items()}
+
+    def state_dict(self, add_up: Callable[[Tensor], Tensor] = lambda sums: sums) -> dict[str, dict[str, Any]]:
+        """The sums and counts of all processes."""
+        zero = torch.zeros(())
+        table = torch.tensor(
+            [[float(self._sums.get(name, zero)), float(self._steps.get(name, 0))] for name in NAMES],
+            dtype=torch.float64,
+        )
+        found = [(name, *row) for name, row in zip(NAMES, add_up(table).tolist(), strict=True) if row[1] > 0]
+        return {"steps": {name: round(n) for name, _, n in found}, "sums": {name: value for name, value, _ in found}}
 
     def load_state_dict(self, state: Mapping[str, object]) -> None:
         sums, steps = state["sums"], state["steps"]
@@ -85,6 +102,9 @@ class LossWatch:
 def loss_name(modality: Modality) -> str:
     """What the log calls the loss of a modality."""
     return f"loss_{modality}"
+
+
+NAMES = ("loss", *map(loss_name, MODALITIES))
 
 
 def named_losses(total: Tensor, losses: AV[Tensor]) -> dict[str, Tensor]:
