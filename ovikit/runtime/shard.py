@@ -76,11 +76,12 @@ def part_like(value: Tensor, shared: Tensor) -> Tensor:
 
 def whole_like(part: Tensor, shared: Tensor | None) -> Tensor:
     """The tensor, on the CPU, of which ``part`` is this process's part if it is shared as ``shared`` is; ``part``
-    itself where nothing is shared. All processes have to ask for it."""
+    itself where nothing is shared. All processes have to ask for it, and the first one gets it: of others, nothing."""
     if not isinstance(shared, DTensor):
         return part
     on_device = part.to(shared.to_local().device)
     placed = DTensor.from_local(
         on_device, shared.device_mesh, shared.placements, shape=shared.shape, stride=shared.stride()
     )
-    return placed.full_tensor().cpu()
+    found = placed.full_tensor()
+    return found.cpu() if shared.device_mesh.get_rank() == 0 else found.new_empty(0, device="cpu")

@@ -16,6 +16,7 @@ import lightning as L  # as its documentation writes it
 from ovikit.files import atomic_path
 from ovikit.layout import LAST_CHECKPOINT
 from ovikit.training.batches import Batch
+from ovikit.training.sharded import checkpoint_path
 
 
 class StopOnSignal(L.Callback):
@@ -70,10 +71,13 @@ class StopOnSignal(L.Callback):
 
 class Checkpoints(L.Callback):
     """``step-000500.ckpt`` every ``every`` steps, at the last step and where training is stopped; ``last.ckpt`` is the
-    newest of them. Has to be the last callback, so that what the others did in the step is in the file."""
+    newest of them. Has to be the last callback, so that what the others did in the step is in the file.
 
-    def __init__(self, folder: Path, every: int) -> None:
-        self.folder, self.every = folder, every
+    sharded: each process writes its share into a folder of that name
+    """
+
+    def __init__(self, folder: Path, every: int, sharded: bool = False) -> None:
+        self.folder, self.every, self.sharded = folder, every, sharded
         self.last: Path | None = None
 
     def on_train_batch_end(
@@ -94,7 +98,7 @@ class Checkpoints(L.Callback):
         if trainer.global_rank > 0:  # its share goes where the first process says
             trainer.save_checkpoint(path)
         else:
-            with atomic_path(path) as temporary:
+            with checkpoint_path(path, self.sharded) as temporary:
                 trainer.save_checkpoint(temporary)
             link(path, self.folder / LAST_CHECKPOINT)
         trainer.strategy.barrier("checkpoint")
@@ -103,10 +107,14 @@ class Checkpoints(L.Callback):
 
 
 def link(path: Path, name: Path) -> None:
-    """Makes ``name`` a second name of a file, or a copy where the file system has no hard links; never half written."""
+    """Makes ``name`` a second name of a file, or a copy where the file system has no hard links; of a folder a symbolic
+    link. Never half written."""
     with atomic_path(name) as temporary:
         temporary.unlink()  # a link is made, never laid over a file
         try:
-            os.link(path, temporary)
+            if path.is_dir():
+                temporary.symlink_to(path.name)
+            else:
+                os.link(path, temporary)
         except OSError:
             shutil.copy2(path, temporary)

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from lightning.fabric.plugins import TorchCheckpointIO
 from torch import Tensor
 
 from ovikit.checkpoints.load import read_metadata, write_tensors
@@ -14,6 +15,7 @@ from ovikit.checkpoints.lora import write_adapters
 from ovikit.errors import UserError, listed
 from ovikit.layout import CHECKPOINTS, LOCK
 from ovikit.recipe.document import read_yaml
+from ovikit.training.sharded import read_shares
 
 SUFFIX = ".ckpt"
 _PREFIX = "model."
@@ -28,7 +30,9 @@ def read_checkpoint(path: Path, hint: str | None = None) -> dict[str, Any]:
     UserError, with ``hint``, for a file that is missing, damaged, or no checkpoint of a training run.
     """
     try:
-        found: Any = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+        found: Any = (
+            read_shares(path) if path.is_dir() else torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+        )
         lacking = [key for key in _KEYS if key not in found] if isinstance(found, dict) else list(_KEYS)
         if lacking:
             raise ValueError(f"it holds no {', '.join(lacking)}")
@@ -110,9 +114,18 @@ def find_checkpoint(run: Path, name: str) -> Path:
     folder = run / CHECKPOINTS
     named = name if name.endswith(SUFFIX) else f"{name}{SUFFIX}"
     for path in (folder / named, Path(name)):
-        if path.is_file():
+        if path.exists():
             return path
     there = sorted(path.name for path in folder.glob(f"[!.]*{SUFFIX}"))
     raise UserError(
         f"this run has no checkpoint '{name}'", str(folder), f"there is {listed(there, 8)}" if there else None
     )
+
+
+class CheckpointFiles(TorchCheckpointIO):
+    """Reads checkpoints for Lightning, also those in shares."""
+
+    def load_checkpoint(
+        self, path: str | Path, map_location: Any = None, weights_only: bool | None = None
+    ) -> dict[str, Any]:
+        return read_checkpoint(Path(path))

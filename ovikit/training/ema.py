@@ -77,5 +77,10 @@ def final_weights(module: JointTraining, ema: Ema | None) -> dict[str, Tensor]:
         state = {name: value for name, value in state.items() if is_adapter(name)}
     if ema is not None:
         state |= {name: value.to(state[name].dtype) for name, value in ema.weights().items()}
-    # one after the other, so that no device holds them all
-    return {name: whole(value).to("cpu").contiguous().clone() for name, value in state.items()}
+    # one after the other, so that no device holds them all; only the first process keeps them
+    found: dict[str, Tensor] = {}
+    for name, value in state.items():
+        gathered = whole(value)
+        if module.global_rank == 0:
+            found[name] = gathered.to("cpu").contiguous().clone()
+    return found

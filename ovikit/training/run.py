@@ -33,6 +33,7 @@ from ovikit.runtime.compile import compile_layers
 from ovikit.runtime.recompute import checkpoint_layers
 from ovikit.training.batches import Share
 from ovikit.training.callbacks import Checkpoints, StopOnSignal
+from ovikit.training.checkpoints import CheckpointFiles
 from ovikit.training.datamodule import LatentData
 from ovikit.training.display import TrainingProgress, choices_table, encoding_progress, freeze_table, training_table
 from ovikit.training.draws import Choices
@@ -267,7 +268,10 @@ def _fit(run: _Run, module: JointTraining, clips: EncodedClips) -> TrainResult:
     ema = Ema(training.ema.decay, on_host=training.ema.on == "host") if training.ema is not None else None
     metrics = Metrics(settings.log_every_steps, len(clips), training.batch_size * training.micro_batches)
     stop = StopOnSignal(console.print)
-    checkpoints = Checkpoints(folder.checkpoints, settings.checkpoint_every_steps)
+    checkpoints = Checkpoints(
+        folder.checkpoints, settings.checkpoint_every_steps,
+        sharded=settings.checkpoints == "sharded" and run.world.kind == "fsdp",
+    )  # fmt: skip
     shown = TrainingProgress(console, metrics)
     callbacks: list[L.Callback] = [one for one in (ema, metrics, stop, shown, checkpoints) if one is not None]
     main = run.world.main
@@ -335,7 +339,7 @@ def make_trainer(
         enable_model_summary=False,
         use_distributed_sampler=False,
         # who starts processes has been found out already
-        plugins=[world.environment],
+        plugins=[world.environment] if world.kind == "fsdp" else [world.environment, CheckpointFiles()],
     )
 
 
@@ -359,6 +363,8 @@ def _quiet_lightning() -> Iterator[None]:
     try:
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", message=r".*does not have many workers.*")
+            # of layers: nothing writes into what they return
+            warnings.filterwarnings("ignore", message=r"FSDP2-wrapped module .* returned a view tensor.*")
             warnings.filterwarnings("ignore", message=r".*isinstance\(treespec, LeafSpec\)` is deprecated.*")
             yield
     finally:

@@ -15,6 +15,7 @@ from ovikit.recipe.diff import differences
 from ovikit.recipe.document import read_yaml
 from ovikit.recipe.models import PLACEMENT, Recipe
 from ovikit.training.checkpoints import read_checkpoint
+from ovikit.training.sharded import read_step
 
 
 @dataclass(frozen=True)
@@ -87,6 +88,8 @@ class RunFolder:
         """The step of the newest checkpoint, or None where there is none. UserError for one that cannot be read."""
         if not self.last.exists():
             return None
+        if self.last.is_dir():
+            return read_step(self.last)
         hint = "copy an earlier step-*.ckpt of the same folder over it and go on with --resume"
         return int(read_checkpoint(self.last, hint)["global_step"])
 

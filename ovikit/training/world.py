@@ -12,10 +12,11 @@ from lightning.fabric.plugins.environments.cluster_environment import ClusterEnv
 from lightning.fabric.plugins.environments.lightning import LightningEnvironment
 from lightning.fabric.plugins.environments.slurm import SLURMEnvironment
 from lightning.fabric.plugins.environments.torchelastic import TorchElasticEnvironment
-from lightning.pytorch.strategies import DDPStrategy, ModelParallelStrategy, Strategy
+from lightning.pytorch.strategies import DDPStrategy, Strategy
 
 from ovikit.errors import UserError
 from ovikit.recipe.training import Trainer
+from ovikit.training.sharded import Sharing
 
 Kind = Literal["single", "ddp", "fsdp"]
 
@@ -96,6 +97,4 @@ def strategy_of(world: World, sharded_checkpoints: bool) -> Strategy | str:
         return "auto"
     if world.kind == "ddp":
         return DDPStrategy()
-    return ModelParallelStrategy(
-        data_parallel_size=world.size, tensor_parallel_size=1, save_distributed_checkpoint=sharded_checkpoints
-    )
+    return Sharing(world.size, sharded_checkpoints)

@@ -279,8 +279,8 @@ def test_clips_without_sound_are_refused_by_name(tmp_path: Path) -> None:
         runs.train(recipe, tmp_path / "run")
 
 
-def test_more_devices_than_one_are_refused(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="one device"):
+def test_processes_that_cannot_share_a_step_equally_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="1 micro-batches cannot be shared equally by 2 processes"):
         runs.train(recipe_of(tmp_path, overrides=("training.trainer.devices=2",)), tmp_path / "run")
 
 
