@@ -109,12 +109,15 @@ class Checkpoints(L.Callback):
 def link(path: Path, name: Path) -> None:
     """Makes ``name`` a second name of a file, or a copy where the file system has no hard links; of a folder a symbolic
     link. Never half written."""
+    if path.is_dir():
+        temporary = name.with_name(f".{name.name}-new")
+        temporary.unlink(missing_ok=True)
+        temporary.symlink_to(path.name)
+        temporary.replace(name)
+        return
     with atomic_path(name) as temporary:
         temporary.unlink()  # a link is made, never laid over a file
         try:
-            if path.is_dir():
-                temporary.symlink_to(path.name)
-            else:
-                os.link(path, temporary)
+            os.link(path, temporary)
         except OSError:
             shutil.copy2(path, temporary)

@@ -14,7 +14,14 @@ from typing import Any
 
 import torch
 from lightning.pytorch.strategies import ModelParallelStrategy
+from torch import nn
+from torch.distributed.checkpoint.state_dict import (
+    StateDictOptions,
+    set_model_state_dict,
+    set_optimizer_state_dict,
+)
 from torch.distributed.tensor import DTensor
+from torch.optim import Optimizer
 
 from ovikit.errors import UserError
 from ovikit.files import atomic_path, writing
@@ -44,19 +51,37 @@ class Sharing(ModelParallelStrategy):
         write_share(folder, checkpoint, self.global_rank, self.world_size)
 
     def load_checkpoint(self, checkpoint_path: str | Path, weights_only: bool | None = None) -> dict[str, Any]:
+        """Of a checkpoint of either kind, written by any number of processes: the first one reads the tensors and sends
+        each of the others its part."""
         path = Path(self.broadcast(checkpoint_path))
         if not path.is_dir():
-            return super().load_checkpoint(path, weights_only)
-        one = path.with_name(f".{path.name}-whole")
-        if self.global_rank == 0:
-            with writing(one):
-                torch.save(read_shares(path), one)
-        self.barrier()
-        found = super().load_checkpoint(one, weights_only)
-        self.barrier()
-        if self.global_rank == 0:
-            one.unlink()
+            found = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+        else:
+            found = read_shares(path) if self.global_rank == 0 else _load(path, 0)[_HELD]
+        assert self.model is not None
+        assert self.lightning_module is not None
+        options = StateDictOptions(
+            full_state_dict=True, broadcast_from_rank0=True, strict=self.lightning_module.strict_loading
+        )
+        main = self.global_rank == 0
+        set_model_state_dict(self.model, found.pop("state_dict") if main else {}, options=options)
+        for optimizer, state in zip(self.optimizers, found["optimizer_states"], strict=True):
+            named = _by_name(state, optimizer, self.model) if main else {}
+            set_optimizer_state_dict(self.model, optimizer, named, options=options)
         return found
+
+
+def _by_name(state: dict[str, Any], optimizer: Optimizer, model: nn.Module) -> dict[str, Any]:
+    """An optimizer's state by the name of each parameter: what stands where in the groups is what stands there in
+    ``optimizer``, whatever it was numbered by."""
+    names = {id(parameter): name for name, parameter in model.named_parameters()}
+    name_of: dict[int, str] = {}
+    groups: list[dict[str, Any]] = []
+    for kept, own in zip(state["param_groups"], optimizer.param_groups, strict=True):
+        told = [names[id(parameter)] for parameter in own["params"]]
+        name_of |= dict(zip(kept["params"], told, strict=True))
+        groups.append({**kept, "params": told})
+    return {"state": {name_of[number]: one for number, one in state["state"].items()}, "param_groups": groups}
 
 
 def write_share(folder: Path, checkpoint: dict[str, Any], rank: int, shares: int) -> None:
@@ -99,9 +124,8 @@ def _put(held: dict[str | int, Any], place: Place, value: Any) -> None:
 def read_shares(folder: Path) -> dict[str, Any]:
     """The checkpoint of a folder, as one process would have written it. UserError where a share is missing or
     damaged."""
-    first = _load(folder, sorted(folder.glob("00000-of-*.ckpt")))
-    count = first[_SHARES]
-    shares = [first, *(_load(folder, [folder / f"{k:05d}-of-{count:05d}.ckpt"]) for k in range(1, count))]
+    first = _load(folder, 0)
+    shares = [first, *(_load(folder, k) for k in range(1, first[_SHARES]))]
     found: dict[str, Any] = first[_HELD]
     for place in first[_SHARED]:
         parts = [_at(one[_HELD], place) for one in shares]
@@ -113,7 +137,7 @@ def read_shares(folder: Path) -> dict[str, Any]:
 
 def read_step(folder: Path) -> int:
     """The step of a checkpoint in shares. UserError where it cannot be read."""
-    return int(_load(folder, sorted(folder.glob("00000-of-*.ckpt")))[_HELD]["global_step"])
+    return int(_load(folder, 0)[_HELD]["global_step"])
 
 
 def _by_number(state: dict[str, Any]) -> dict[str, Any]:
@@ -124,10 +148,12 @@ def _by_number(state: dict[str, Any]) -> dict[str, Any]:
     return {"state": {number[name]: one for name, one in state["state"].items()}, "param_groups": groups}
 
 
-def _load(folder: Path, paths: list[Path]) -> dict[str, Any]:
+def _load(folder: Path, rank: int) -> dict[str, Any]:
+    """What the process ``rank`` has written."""
     try:
-        if not paths:
-            raise FileNotFoundError(2, "its first file is missing")
+        paths = sorted(folder.glob(f"{rank:05d}-of-*.ckpt"))
+        if len(paths) != 1:
+            raise FileNotFoundError(f"there are {len(paths)} files of process {rank}")
         return torch.load(paths[0], map_location="cpu", weights_only=True, mmap=True)
     except (OSError, RuntimeError, EOFError, ValueError, pickle.UnpicklingError) as error:
         reason = (str(error).splitlines() or [type(error).__name__])[0]
