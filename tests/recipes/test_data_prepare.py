@@ -14,7 +14,7 @@ import pytest
 import torch
 from numpy.typing import NDArray
 from safetensors.torch import load_file
-from video_kit import click_track, even, turn, write_video
+from video_kit import even, sound, turn, waves, write_video
 
 from ovikit.data.encoded import EncodedClips
 from ovikit.data.prepare import Preparing
@@ -26,26 +26,6 @@ from ovikit.recipe.models import Recipe
 from ovikit.training.run import train
 
 ROOT = Path(__file__).parents[2]
-
-
-def sound(duration_s: float, rate: int = 44100, clicks_s: tuple[float, ...] = (0.5, 1.3)) -> NDArray[np.float32]:
-    """Clicks in a murmur."""
-    murmur = np.random.default_rng(1).normal(0, 0.02, round(duration_s * rate)).astype(np.float32)
-    return click_track([at for at in clicks_s if at < duration_s - 0.1], duration_s, rate) + murmur
-
-
-def waves(seed: float, height: int = 48, width: int = 64) -> Callable[[float], NDArray[np.uint8]]:
-    """A pattern that slides; seeds give patterns that look different."""
-
-    def picture(time_s: float) -> NDArray[np.uint8]:
-        y, x = np.mgrid[:height, :width]
-        out = np.zeros((height, width, 3), np.uint8)
-        out[..., 0] = 127 + 100 * np.sin((x * (1 + seed % 3) + 30 * time_s) / (5 + seed % 5) + seed)
-        out[..., 1] = 127 + 100 * np.cos((y * (1 + seed % 2) - 25 * time_s) / (4 + seed % 7))
-        out[..., 2] = 40 + 20 * (seed % 6)
-        return out
-
-    return picture
 
 
 def letterboxed(time_s: float) -> NDArray[np.uint8]:

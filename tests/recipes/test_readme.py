@@ -11,6 +11,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from video_kit import even, sound, waves, write_video
 
 ROOT = Path(__file__).resolve().parents[2]
 PAGES = [
@@ -98,10 +99,14 @@ def test_commands_that_build_on_each_other_run_in_their_order(place: Path) -> No
     """As written, but that training is two steps long, and suites are of two prompts."""
     for suite in (place / "evals" / "suites").glob("toyworld-*.yaml"):
         suite.write_text(suite.read_text().replace("count: 32", "count: 2"))
+    (place / "clips").mkdir()
+    for name, pattern in (("slow waves", waves(1.0)), ("steep waves", waves(3.0))):
+        write_video(place / "clips" / f"{name}.mp4", even(2.5), sound(2.5), picture=pattern)
     lines = shell_lines(IN_ORDER)
     assert len(lines) >= 8
     for line in lines:
-        done = run(f"{line} {SMALL}" if line.startswith("ovikit train") else line, place)
+        small = SMALL.rpartition(" -o ")[0] if "prepared.yaml" in line else SMALL
+        done = run(f"{line} {small}" if line.startswith("ovikit train") else line, place)
         assert done.returncode == 0, f"{line}\n{done.stderr}"
         assert done.stdout.strip(), line
     assert (place / "bounce-lora" / "adapter_model.safetensors").is_file()
