@@ -100,16 +100,19 @@ def train(
     if (done := folder.finished_step()) is not None:
         shown.print(f"this run is finished: {done} steps, weights in {folder.weights}")
         return TrainResult(folder.path, done, steps, folder.weights, None, folder.last)
-    start = folder.last_step()
-    if start is not None and not resume:
+    newest = folder.newest()
+    if newest is not None and not resume:
         raise UserError(
-            f"this folder holds a run that stopped at step {start} of {steps}",
+            f"this folder holds a run that stopped at step {newest[0]} of {steps}",
             str(folder.path),
             "go on with --resume, give another folder with --run, or delete this one",
         )
     found = assets or build.find_assets()
     parts = _checked(recipe, training, found)  # before the folder is made
-    whole = _Run(recipe, training, parts, folder, start, shown, cache or folder.cache, found, skip_bad, world)
+    for error in newest[2] if newest is not None else ():
+        shown.print(f"{error}; an older one takes its place", markup=False)
+    begun, encoded = newest and newest[:2], cache or folder.cache
+    whole = _Run(recipe, training, parts, folder, begun, shown, encoded, found, skip_bad, world)
     if not world.main:
         return _train(whole)
     base = recipe.model.checkpoint
@@ -199,13 +202,13 @@ def _encoding_device(training: Training) -> str:
 
 @dataclass(frozen=True, slots=True)
 class _Run:
-    """What a run is, and where. start: the step that it goes on from."""
+    """What a run is, and where. begun: the step and the checkpoint that it goes on from."""
 
     recipe: Recipe
     training: Training
     parts: _Parts
     folder: RunFolder
-    start: int | None
+    begun: tuple[int, Path] | None
     console: Console
     cache: Path
     assets: Assets
@@ -221,7 +224,7 @@ def _train(run: _Run) -> TrainResult:
     model = build.build_model(recipe, parts.codecs, parts.conditioner, assets=run.assets)
     # Lightning reads a checkpoint before it converts the module, which would round float64 weights on the way.
     model = model.to(WEIGHT_DTYPES.get(training.trainer.precision))
-    if run.start is None:
+    if run.begun is None:
         fill_parts(model, training.initial)
     _choose(model, training)
     _tell(run.console, model, objective, training, clips)
@@ -263,7 +266,8 @@ def _choices(training: Training) -> Choices:
 
 
 def _fit(run: _Run, module: JointTraining, clips: EncodedClips) -> TrainResult:
-    training, folder, start, console = run.training, run.folder, run.start, run.console
+    training, folder, console = run.training, run.folder, run.console
+    start, point = run.begun or (None, None)
     settings = training.trainer
     ema = Ema(training.ema.decay, on_host=training.ema.on == "host") if training.ema is not None else None
     metrics = Metrics(settings.log_every_steps, len(clips), training.batch_size * training.micro_batches)
@@ -281,14 +285,12 @@ def _fit(run: _Run, module: JointTraining, clips: EncodedClips) -> TrainResult:
     data = LatentData(clips, sampler, settings.workers, training.micro_batches, run.skip_bad)
     if start is not None:
         console.print(f"going on from step {start} of {settings.max_steps}")
-    with _quiet_lightning(), _told_of_lost_workers(folder, start, checkpoints):
+    with _quiet_lightning(), _told_of_lost_workers(folder, point, checkpoints):
         trainer = make_trainer(training, folder.path, callbacks, logs, run.world)
         try:
-            trainer.fit(
-                module, datamodule=data, ckpt_path=folder.last if start is not None else None, weights_only=True
-            )
+            trainer.fit(module, datamodule=data, ckpt_path=point, weights_only=True)
         except NonFiniteError as error:
-            raise error.with_hint(_after_nan(checkpoints.last or (folder.last if start else None))) from error
+            raise error.with_hint(_after_nan(checkpoints.last or point)) from error
     step = trainer.global_step
     if step < settings.max_steps:
         return TrainResult(folder.path, step, settings.max_steps, None, stop.received, checkpoints.last)
@@ -300,14 +302,14 @@ def _fit(run: _Run, module: JointTraining, clips: EncodedClips) -> TrainResult:
 
 
 @contextmanager
-def _told_of_lost_workers(folder: RunFolder, start: int | None, checkpoints: Checkpoints) -> Iterator[None]:
+def _told_of_lost_workers(folder: RunFolder, point: Path | None, checkpoints: Checkpoints) -> Iterator[None]:
     """UserError in place of what PyTorch says of a process that prepared batches and is gone."""
     try:
         yield
     except RuntimeError as error:
         if "DataLoader worker" not in str(error):
             raise
-        kept = checkpoints.last or (folder.last if start else None)
+        kept = checkpoints.last or point
         raise UserError(
             "a process that prepares batches was killed, often because memory ran out", str(folder.path),
             f"{_kept(kept)}; go on with --resume, with fewer training.trainer.workers if need be",

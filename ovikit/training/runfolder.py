@@ -84,14 +84,20 @@ class RunFolder:
                 f"these weights cannot be read ({reason})", str(self.weights), "delete them and go on with --resume"
             ) from error
 
-    def last_step(self) -> int | None:
-        """The step of the newest checkpoint, or None where there is none. UserError for one that cannot be read."""
+    def newest(self) -> tuple[int, Path, tuple[UserError, ...]] | None:
+        """Step and path of the newest checkpoint that can be read, and what is wrong with newer ones; None where there
+        is none at all. UserError where none can be read."""
         if not self.last.exists():
             return None
-        if self.last.is_dir():
-            return read_step(self.last)
-        hint = "copy an earlier step-*.ckpt of the same folder over it and go on with --resume"
-        return int(read_checkpoint(self.last, hint)["global_step"])
+        wrong: list[UserError] = []
+        for path in (self.last, *sorted(self.checkpoints.glob("step-*.ckpt"), reverse=True)):
+            try:
+                step = read_step(path) if path.is_dir() else int(read_checkpoint(path)["global_step"])
+            except UserError as error:
+                wrong.append(error)
+                continue
+            return step, path, tuple(wrong)
+        raise UserError(wrong[0].what, wrong[0].where, "no other checkpoint of this run can be read: begin again")
 
     def write_weights(self, tensors: dict[str, Tensor], recipe: Recipe, step: int, averaged: bool) -> None:
         """Writes the final weights, complete or not at all, with what they are in the metadata."""

@@ -6,11 +6,13 @@ import csv
 import os
 import signal
 from collections.abc import Iterator
+from io import StringIO
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from rich.console import Console
 from safetensors import safe_open
 from safetensors.torch import load_file
 from training_kit import kit_installed, write_recipe
@@ -223,7 +225,9 @@ def test_stopped_run_goes_on_only_when_told(tmp_path: Path, monkeypatch: pytest.
         runs.train(recipe, tmp_path / "run")
 
 
-def test_damaged_checkpoint_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_in_place_of_a_damaged_checkpoint_an_older_one_is_taken(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     recipe = recipe_of(tmp_path)
     with monkeypatch.context() as patched:
         stop_after(patched, 3, signal.SIGTERM)
@@ -232,10 +236,21 @@ def test_damaged_checkpoint_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyP
     data = last.read_bytes()
     last.unlink()  # it shares its content with step-000003.ckpt
     last.write_bytes(data[: len(data) // 2])
-    with pytest.raises(UserError, match=r"last\.ckpt: this checkpoint cannot be read.*\n.*earlier step-"):
+    kept = last.with_name("step-000003.ckpt")
+    good = kept.read_bytes()
+    kept.write_bytes(good[: len(good) // 2])
+    with pytest.raises(UserError, match=r"last\.ckpt: this checkpoint cannot be read.*\n.*no other checkpoint"):
         runs.train(recipe, tmp_path / "run", resume=True)
-    last.write_bytes((tmp_path / "run/checkpoints/step-000003.ckpt").read_bytes())
-    assert runs.train(recipe, tmp_path / "run", resume=True).step == 9
+    kept.write_bytes(good)
+    told = StringIO()
+    result = runs.train(recipe, tmp_path / "run", resume=True, console=Console(file=told, width=300))
+    assert "last.ckpt: this checkpoint cannot be read" in told.getvalue()
+    assert "going on from step 3 of 9" in told.getvalue()
+    whole = runs.train(recipe, tmp_path / "whole")
+    assert result.weights is not None
+    assert whole.weights is not None
+    one, other = load_file(result.weights), load_file(whole.weights)
+    assert all(torch.equal(value, other[name]) for name, value in one.items())
 
 
 def test_nan_stops_with_step_clips_and_checkpoint(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
