@@ -49,3 +49,11 @@ def test_forward_agrees_with_the_plain_implementation() -> None:
     lines = run("forward.py", "--size", "tiny", "--dtype", "float64", "--repeat", "1").splitlines()
     row = next(line for line in lines if line.startswith("│") and " tiny " in line)
     assert float(row.strip("│").split("│")[-1]) < 1e-10
+
+
+def test_training_is_measured() -> None:
+    lines = run("train.py", "--repeat", "1", "--way", "plain", "--way", "lora").splitlines()
+    rows = {line.split()[0]: line.split() for line in lines if line.strip().startswith(("plain", "lora"))}
+    assert rows["plain"][1] == "2,893,712"
+    assert rows["lora"][1] == "122,880"
+    assert rows["plain"][3] == "1.00"
