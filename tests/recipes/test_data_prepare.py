@@ -5,7 +5,13 @@ from __future__ import annotations
 
 import json
 import math
+import os
+import random
 import shutil
+import signal
+import subprocess
+import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -20,6 +26,7 @@ from ovikit.data.encoded import EncodedClips
 from ovikit.data.prepare import Preparing
 from ovikit.data.prepared import PreparedDataset, check_dataset
 from ovikit.errors import UserError
+from ovikit.layout import read_metrics
 from ovikit.recipe import build
 from ovikit.recipe.load import load_recipe
 from ovikit.recipe.models import Recipe
@@ -329,3 +336,44 @@ def test_other_tools_read_the_shards(dataset: PreparedDataset) -> None:
     found = list(webdataset.WebDataset([str(path) for path in shards], shardshuffle=False))
     assert [json.loads(one["json"])["name"] for one in found] == [row.candidate.name for row in dataset.kept]
     assert all("safetensors" in one for one in found)
+
+
+@pytest.mark.slow
+def test_a_run_killed_at_any_step_goes_on_to_the_same_bits(media: Path, tmp_path: Path) -> None:
+    """kill -9 at a random step, in the middle of an epoch of a dataset of several forms, with two processes that
+    prepare batches, and one afterwards."""
+    made_with = recipe(tmp_path, more=BUCKETS)
+    dataset = prepare(media, tmp_path / "set", made_with)
+    steps = ("training.batch_size=2", "training.trainer.max_steps=40", "training.trainer.checkpoint_every_steps=2",
+             "training.trainer.log_every_steps=1", "training.trainer.workers=2")  # fmt: skip
+    whole = train(load(tmp_path, dataset, *steps), tmp_path / "whole")
+    seed = int.from_bytes(os.urandom(4), "big")
+    stop = 3 + random.Random(seed).randrange(30)
+    changes = [word for one in (f"training.data.path={dataset.path}", *steps) for word in ("-o", one)]
+    command = [
+        sys.executable,
+        "-m",
+        "ovikit",
+        "train",
+        str(tmp_path / "recipe.yaml"),
+        "--run",
+        str(tmp_path / "killed"),
+    ]
+    with subprocess.Popen([*command, *changes], stdout=subprocess.DEVNULL, start_new_session=True) as process:
+        metrics, until = tmp_path / "killed" / "metrics.csv", time.monotonic() + 120
+        while not metrics.exists() or len(read_metrics(metrics)) < stop:
+            assert process.poll() is None
+            assert time.monotonic() < until
+            time.sleep(0.005)
+        os.killpg(process.pid, signal.SIGKILL)
+    assert not (tmp_path / "killed" / "weights.safetensors").exists(), f"seed {seed}: it ended before it was killed"
+    again = load(tmp_path, dataset, *steps[:-1], "training.trainer.workers=1")
+    resumed = train(again, tmp_path / "killed", resume=True)
+    assert whole.weights is not None
+    assert resumed.weights is not None
+    one, other = load_file(whole.weights), load_file(resumed.weights)
+    assert all(torch.equal(value, other[key]) for key, value in one.items()), f"seed {seed}, killed at step {stop}"
+    columns = ("step", "loss", "loss_video", "loss_audio", "grad_norm")
+    rows = [[[row[name] for name in columns] for row in read_metrics(tmp_path / run / "metrics.csv")]
+            for run in ("whole", "killed")]  # fmt: skip
+    assert rows[0] == rows[1], f"seed {seed}, killed at step {stop}"
