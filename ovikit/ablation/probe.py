@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from ovikit.ablation.cell import BATCH
 from ovikit.ablation.cells import Arm, training_digest
 from ovikit.ablation.matrix import Matrix
+from ovikit.data.encoded import Encoded
 from ovikit.data.seeds import generator_for
 from ovikit.errors import UserError
 from ovikit.evaluation.runner import build_bench
@@ -130,12 +131,12 @@ def _training_step(
     training = build.training_of(recipe)
     select_trained(model, training.stage, training.freeze)
     module = JointTraining(
-        model, build.build_objective(recipe), codecs.map(lambda codec: codec.grid()),
+        model, build.build_objective(recipe), [codecs.map(lambda codec: codec.grid())],
         AdamWCosine(steps=100, **training.optimizer.to_dict()), LossWatch(["probe"]),
         seed=0, choices=Choices(), gradient_clip=None,
     )  # fmt: skip
     optimizer, _ = module.make_optimizer(model, fused=True)
-    batch = Batch([0], latents, latents.map(lambda _: text), text)
+    batch = Batch([0], Encoded(latents, latents.map(lambda _: text)), text)
 
     def step() -> None:
         losses = module.losses(batch)
