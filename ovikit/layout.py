@@ -13,6 +13,8 @@ LAST_CHECKPOINT = "last.ckpt"
 WEIGHTS = "weights.safetensors"
 ADAPTERS = "lora.safetensors"
 """What a run of adapters ends with, in the place of weights."""
+VALIDATION = "validation"
+VALIDATIONS = "validation.csv"
 EVENTS = "events.jsonl"
 CACHE = "OVIKIT_CACHE"
 

@@ -19,7 +19,7 @@ from ovikit.recipe.training import Training
 
 Modality = Literal["video", "audio"]
 VERSION = 1
-PLACEMENT = ("devices", "nodes", "strategy", "checkpoints", "workers")
+PLACEMENT = ("devices", "nodes", "strategy", "checkpoints", "workers", "loggers")
 """Of ``training.trainer``: what may change when a run is gone on with."""
 
 
@@ -234,6 +234,13 @@ class Recipe(Document):
     """What to measure by default."""
 
     @model_validator(mode="after")
+    def _validation_has_a_suite(self) -> Recipe:
+        chosen = self.training.validation if self.training is not None else None
+        if chosen is not None and chosen.suite is None and self.evaluation is None:
+            raise ValueError("training.validation names no suite, and there is no evaluation.suite either")
+        return self
+
+    @model_validator(mode="after")
     def _stage_fits(self) -> Recipe:
         if self.training is not None:
             if self.training.lora is not None and self.model.checkpoint is None:
@@ -246,9 +253,17 @@ class Recipe(Document):
 
     def suite_path(self) -> Path | None:
         """The suite file that the recipe names, or None."""
-        if self.evaluation is None:
+        return None if self.evaluation is None else self._beside(self.evaluation.suite)
+
+    def validation_suite(self) -> Path | None:
+        """The suite file that the recipe is validated with while it trains, or None."""
+        chosen = self.training.validation if self.training is not None else None
+        if chosen is None:
             return None
-        return (self.source.parent if self.source else Path()) / self.evaluation.suite
+        return self.suite_path() if chosen.suite is None else self._beside(chosen.suite)
+
+    def _beside(self, path: str) -> Path:
+        return (self.source.parent if self.source else Path()) / path
 
 
 class Suite(Document):
@@ -268,6 +283,6 @@ def digest_of(data: Mapping[str, Any]) -> str:
     training = kept.get("training")
     if training is not None:  # nor do the devices that share out a step change it
         trainer = {key: value for key, value in training["trainer"].items() if key not in PLACEMENT}
-        kept["training"] = {**training, "trainer": trainer}
+        kept["training"] = {key: value for key, value in training.items() if key != "validation"} | {"trainer": trainer}
     text = json.dumps(kept, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
     return hashlib.sha256(text.encode()).hexdigest()

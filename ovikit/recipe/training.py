@@ -92,8 +92,23 @@ class Trainer(Section):
     work."""
     compile: bool = False
     """Compile the layers with torch.compile."""
+    loggers: tuple[Literal["tensorboard", "wandb", "mlflow"], ...] = Field(default=(), strict=False)
+    """Where rows of numbers go beside metrics.csv (extra ``loggers``)."""
     workers: NonNegativeInt = 0
     """Processes that prepare batches; 0: the training process itself."""
+
+
+class Validation(Section):
+    """Clips made and scored while training goes on. None of it changes what is trained."""
+
+    every_steps: PositiveInt
+    """Steps between two validations; the last step has one, too."""
+    suite: str | None = None
+    """The suite file; a relative path starts from the recipe's folder; null: the one of ``evaluation``."""
+    prompts: PositiveInt | None = None
+    """How many of the suite's prompts, from the first on; null: all."""
+    steps: PositiveInt | None = None
+    """Solver steps; null: as ``sampling`` has it."""
 
 
 class Initial(Section):
@@ -166,6 +181,8 @@ class Training(Section):
     in it anyway, and takes half the memory."""
     ema: Ema | None = None
     """Average of the weights kept beside them; null: none."""
+    validation: Validation | None = None
+    """Clips made and scored on the way; null: none."""
     trainer: Trainer
     """Length of the run, device and precision."""
 

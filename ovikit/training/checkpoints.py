@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from lightning.fabric.plugins import TorchCheckpointIO
 from torch import Tensor
 
 from ovikit.checkpoints.load import read_metadata, write_tensors
@@ -120,12 +119,3 @@ def find_checkpoint(run: Path, name: str) -> Path:
     raise UserError(
         f"this run has no checkpoint '{name}'", str(folder), f"there is {listed(there, 8)}" if there else None
     )
-
-
-class CheckpointFiles(TorchCheckpointIO):
-    """Reads checkpoints for Lightning, also those in shares."""
-
-    def load_checkpoint(
-        self, path: str | Path, map_location: Any = None, weights_only: bool | None = None
-    ) -> dict[str, Any]:
-        return read_checkpoint(Path(path))

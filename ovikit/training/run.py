@@ -26,6 +26,7 @@ from ovikit.networks.protocols import ClipSource, Codec, Conditioner
 from ovikit.numerics.protocols import Objective
 from ovikit.progress import clock
 from ovikit.recipe import build
+from ovikit.recipe.load import load_suite
 from ovikit.recipe.lock import write_lock
 from ovikit.recipe.models import Recipe
 from ovikit.recipe.training import Training
@@ -33,17 +34,19 @@ from ovikit.runtime.compile import compile_layers
 from ovikit.runtime.recompute import checkpoint_layers
 from ovikit.training.batches import Share
 from ovikit.training.callbacks import Checkpoints, StopOnSignal
-from ovikit.training.checkpoints import CheckpointFiles
 from ovikit.training.datamodule import LatentData
 from ovikit.training.display import TrainingProgress, choices_table, encoding_progress, freeze_table, training_table
 from ovikit.training.draws import Choices
 from ovikit.training.ema import Ema, final_weights
 from ovikit.training.initial import fill_parts, initial_digests
+from ovikit.training.loggers import make_loggers
 from ovikit.training.metrics import CsvLog, Metrics, columns
 from ovikit.training.module import JointTraining
 from ovikit.training.optimizer import AdamWCosine
 from ovikit.training.parameters import Stage, adapt, frozen_by, select_trained, shorten_frozen, stage_modalities
 from ovikit.training.runfolder import RunFolder
+from ovikit.training.sharing import CheckpointFiles
+from ovikit.training.validate import Plan, Validate
 from ovikit.training.watch import LossWatch, NonFiniteError
 from ovikit.training.world import World, find_world, strategy_of
 from ovikit.types import AV, ClipSpec, TokenGrid
@@ -166,6 +169,8 @@ def _checked(recipe: Recipe, training: Training, assets: Assets) -> _Parts:
     model = build.build_model(recipe, parts.codecs, parts.conditioner, "meta")
     build.check_weights(model, recipe, assets=assets)
     _choose(model, training)
+    if (suite := recipe.validation_suite()) is not None:
+        build.build_evaluators(load_suite(suite), build.clip_spec(recipe))  # an unknown metric is told now
     if isinstance(parts.source, EncodedSource):
         parts.source.open(parts.of(training.stage), parts.conditioner, training.first_frame > 0)
     return parts
@@ -278,8 +283,12 @@ def _fit(run: _Run, module: JointTraining, clips: EncodedClips) -> TrainResult:
     )  # fmt: skip
     shown = TrainingProgress(console, metrics)
     callbacks: list[L.Callback] = [one for one in (ema, metrics, stop, shown, checkpoints) if one is not None]
+    if (plan := _validation(run)) is not None:
+        callbacks.append(Validate(folder.path, plan, checkpoints, stop, console))
     main = run.world.main
     logs: list[Logger] = [CsvLog(folder.metrics, columns(stage_modalities(training.stage)), start or 0)] if main else []
+    if main:
+        logs += make_loggers(settings.loggers, folder.path, run.recipe)
     sizes = tuple(len(bucket.clips) for bucket in clips.buckets)
     sampler = EpochSampler(sizes, training.batch_size * training.micro_batches, training.seed)
     data = LatentData(clips, sampler, settings.workers, training.micro_batches, run.skip_bad)
@@ -299,6 +308,14 @@ def _fit(run: _Run, module: JointTraining, clips: EncodedClips) -> TrainResult:
         folder.write_weights(weights, run.recipe, step, ema is not None)
         console.print(f"trained {step} steps in {clock(metrics.elapsed_s)}: {folder.weights}")
     return TrainResult(folder.path, step, settings.max_steps, folder.weights, None, checkpoints.last)
+
+
+def _validation(run: _Run) -> Plan | None:
+    """What is validated on the way; None: nothing."""
+    chosen, suite = run.training.validation, run.recipe.validation_suite()
+    if chosen is None or suite is None:
+        return None
+    return Plan(chosen.every_steps, suite.resolve(), run.assets.root, _encoding_device(run.training))
 
 
 @contextmanager

@@ -62,6 +62,7 @@ class RunFolder:
         for document in (data, ours):
             for key in ("runtime", "evaluation", "preparation"):
                 document.pop(key, None)
+            (document.get("training") or {}).pop("validation", None)
             for key in PLACEMENT:
                 ((document.get("training") or {}).get("trainer") or {}).pop(key, None)
         found = [f"{one.path}: {one.old} there, {one.new} here" for one in differences(data, ours)]

@@ -13,75 +13,14 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from lightning.pytorch.strategies import ModelParallelStrategy
-from torch import nn
-from torch.distributed.checkpoint.state_dict import (
-    StateDictOptions,
-    set_model_state_dict,
-    set_optimizer_state_dict,
-)
 from torch.distributed.tensor import DTensor
-from torch.optim import Optimizer
 
 from ovikit.errors import UserError
 from ovikit.files import atomic_path, writing
 
-_HELD, _SHARED, _SHARES = "held", "shared", "shares"
+HELD, _SHARED, _SHARES = "held", "shared", "shares"
 Place = list[str | int]
 """Keys of nested mappings and lists, from the outside."""
-
-
-class Sharing(ModelParallelStrategy):
-    """FSDP2 over all processes, with checkpoints of one file or in shares."""
-
-    def __init__(self, processes: int, sharded_checkpoints: bool) -> None:
-        super().__init__(
-            data_parallel_size=processes, tensor_parallel_size=1, save_distributed_checkpoint=sharded_checkpoints
-        )
-        self._sharded = sharded_checkpoints
-
-    def save_checkpoint(
-        self, checkpoint: dict[str, Any], filepath: str | Path, storage_options: object | None = None
-    ) -> None:
-        if not self._sharded:
-            super().save_checkpoint(checkpoint, filepath, storage_options)
-            return
-        folder = Path(self.broadcast(filepath))
-        folder.mkdir(parents=True, exist_ok=True)
-        write_share(folder, checkpoint, self.global_rank, self.world_size)
-
-    def load_checkpoint(self, checkpoint_path: str | Path, weights_only: bool | None = None) -> dict[str, Any]:
-        """Of a checkpoint of either kind, written by any number of processes: the first one reads the tensors and sends
-        each of the others its part."""
-        path = Path(self.broadcast(checkpoint_path))
-        if not path.is_dir():
-            found = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
-        else:
-            found = read_shares(path) if self.global_rank == 0 else _load(path, 0)[_HELD]
-        assert self.model is not None
-        assert self.lightning_module is not None
-        options = StateDictOptions(
-            full_state_dict=True, broadcast_from_rank0=True, strict=self.lightning_module.strict_loading
-        )
-        main = self.global_rank == 0
-        set_model_state_dict(self.model, found.pop("state_dict") if main else {}, options=options)
-        for optimizer, state in zip(self.optimizers, found["optimizer_states"], strict=True):
-            named = _by_name(state, optimizer, self.model) if main else {}
-            set_optimizer_state_dict(self.model, optimizer, named, options=options)
-        return found
-
-
-def _by_name(state: dict[str, Any], optimizer: Optimizer, model: nn.Module) -> dict[str, Any]:
-    """An optimizer's state by the name of each parameter: what stands where in the groups is what stands there in
-    ``optimizer``, whatever it was numbered by."""
-    names = {id(parameter): name for name, parameter in model.named_parameters()}
-    name_of: dict[int, str] = {}
-    groups: list[dict[str, Any]] = []
-    for kept, own in zip(state["param_groups"], optimizer.param_groups, strict=True):
-        told = [names[id(parameter)] for parameter in own["params"]]
-        name_of |= dict(zip(kept["params"], told, strict=True))
-        groups.append({**kept, "params": told})
-    return {"state": {name_of[number]: one for number, one in state["state"].items()}, "param_groups": groups}
 
 
 def write_share(folder: Path, checkpoint: dict[str, Any], rank: int, shares: int) -> None:
@@ -94,7 +33,7 @@ def write_share(folder: Path, checkpoint: dict[str, Any], rank: int, shares: int
             _put(held, place, _local(_at(checkpoint, place), [], []))
     path = folder / f"{rank:05d}-of-{shares:05d}.ckpt"
     with writing(path):
-        torch.save({_HELD: held, _SHARED: shared, _SHARES: shares}, path)
+        torch.save({HELD: held, _SHARED: shared, _SHARES: shares}, path)
 
 
 def _local(value: Any, place: Place, shared: list[Place]) -> Any:
@@ -124,11 +63,11 @@ def _put(held: dict[str | int, Any], place: Place, value: Any) -> None:
 def read_shares(folder: Path) -> dict[str, Any]:
     """The checkpoint of a folder, as one process would have written it. UserError where a share is missing or
     damaged."""
-    first = _load(folder, 0)
-    shares = [first, *(_load(folder, k) for k in range(1, first[_SHARES]))]
-    found: dict[str, Any] = first[_HELD]
+    first = load_share(folder, 0)
+    shares = [first, *(load_share(folder, k) for k in range(1, first[_SHARES]))]
+    found: dict[str, Any] = first[HELD]
     for place in first[_SHARED]:
-        parts = [_at(one[_HELD], place) for one in shares]
+        parts = [_at(one[HELD], place) for one in shares]
         whole = torch.cat(parts) if parts[0].ndim else parts[0]
         _at(found, place[:-1])[place[-1]] = whole
     found["optimizer_states"] = [_by_number(state) for state in found["optimizer_states"]]
@@ -137,7 +76,7 @@ def read_shares(folder: Path) -> dict[str, Any]:
 
 def read_step(folder: Path) -> int:
     """The step of a checkpoint in shares. UserError where it cannot be read."""
-    return int(_load(folder, 0)[_HELD]["global_step"])
+    return int(load_share(folder, 0)[HELD]["global_step"])
 
 
 def _by_number(state: dict[str, Any]) -> dict[str, Any]:
@@ -148,8 +87,8 @@ def _by_number(state: dict[str, Any]) -> dict[str, Any]:
     return {"state": {number[name]: one for name, one in state["state"].items()}, "param_groups": groups}
 
 
-def _load(folder: Path, rank: int) -> dict[str, Any]:
-    """What the process ``rank`` has written."""
+def load_share(folder: Path, rank: int) -> dict[str, Any]:
+    """What the process ``rank`` has written. UserError where it cannot be read."""
     try:
         paths = sorted(folder.glob(f"{rank:05d}-of-*.ckpt"))
         if len(paths) != 1:

@@ -16,7 +16,7 @@ from lightning.pytorch.strategies import DDPStrategy, Strategy
 
 from ovikit.errors import UserError
 from ovikit.recipe.training import Trainer
-from ovikit.training.sharded import Sharing
+from ovikit.training.sharing import WAIT, Sharing
 
 Kind = Literal["single", "ddp", "fsdp"]
 
@@ -96,5 +96,5 @@ def strategy_of(world: World, sharded_checkpoints: bool) -> Strategy | str:
     if world.kind == "single":
         return "auto"
     if world.kind == "ddp":
-        return DDPStrategy()
+        return DDPStrategy(timeout=WAIT)
     return Sharing(world.size, sharded_checkpoints)

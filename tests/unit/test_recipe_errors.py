@@ -65,8 +65,8 @@ BAD = [
      "'64-true', not 'fp16'"),
     ("max_steps: 3", "max_steps: 3, callbacks: []",
      "r.yaml:25: training.trainer.callbacks: unknown key; there are: accelerator, activation_checkpointing, "
-     "checkpoint_every_steps, checkpoints, compile, devices, gradient_clip, log_every_steps, max_steps, nodes, "
-     "precision, strategy, workers"),
+     "checkpoint_every_steps, checkpoints, compile, devices, gradient_clip, log_every_steps, loggers, max_steps, "
+     "nodes, precision, strategy, workers"),
     ("betas: [0.9, 0.95]", "betas: [0.9]", "r.yaml:24: training.optimizer.betas.1: is missing"),
     ("batch_size: 2", "batch_size: 2\n  text_dropout: 1.5",
      "r.yaml:24: training.text_dropout: should be less than or equal to 1, not 1.5"),
@@ -126,7 +126,8 @@ BAD = [
     ("steps: 4\ntraining:\n", "steps: x\ntraining:\n  sateg: joint\n",
      "2 errors\n  r.yaml:19: sampling.steps: should be a valid integer, not 'x'\n  r.yaml:21: training.sateg: unknown "
      "key; there are: batch_size, data, ema, first_frame, freeze, frozen, initial, lora, micro_batches, "
-     "modality_dropout, objective, optimizer, same_noise, seed, stage, text_dropout, trainer. Did you mean 'stage'?"),
+     "modality_dropout, objective, optimizer, same_noise, seed, stage, text_dropout, trainer, validation. "
+     "Did you mean 'stage'?"),
 ]  # fmt: skip
 
 
