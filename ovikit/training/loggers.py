@@ -6,6 +6,7 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
+from uuid import uuid4
 
 import torch
 from lightning.pytorch.loggers import Logger, MLFlowLogger, TensorBoardLogger, WandbLogger
@@ -44,11 +45,11 @@ def _tensorboard(run: Path, recipe: Recipe) -> Logger:
 
 
 def _wandb(run: Path, recipe: Recipe) -> Logger:
-    library: Any = require("wandb", "loggers")
+    require("wandb", "loggers")
     os.environ.setdefault("WANDB_MODE", "offline")
     identity = run / "wandb-id.txt"
     if not identity.exists():
-        atomic_write_text(identity, library.util.generate_id())
+        atomic_write_text(identity, uuid4().hex)
     return WandbLogger(
         name=run.name, save_dir=run, project="ovikit", id=identity.read_text(encoding="utf-8"), resume="allow"
     )
