@@ -57,6 +57,7 @@ def _wandb(run: Path, recipe: Recipe) -> Logger:
 
 def _mlflow(run: Path, recipe: Recipe) -> Logger:
     require("mlflow", "loggers")
+    os.environ.setdefault("MLFLOW_ALLOW_FILE_STORE", "true")  # a database would need more than mlflow-skinny
     identity = run / "mlflow-id.txt"
     known = identity.read_text(encoding="utf-8") if identity.exists() else None
     where = os.environ.get("MLFLOW_TRACKING_URI") or f"file:{(run / 'mlflow').resolve()}"
