@@ -16,6 +16,8 @@ from ovikit.errors import UserError
 
 _FULL_BYTES = 64 * 1024
 """A disk with less room than this is full."""
+_FAILED_WRITE = ("PytorchStreamWriter failed", "file write failed", "SafetensorError: I/O error")
+"""By which errors of PyTorch and safetensors are known that were errors of the system."""
 _HASHED_BYTES = 16 * 1024 * 1024
 
 
@@ -32,6 +34,8 @@ def writing(path: Path | str) -> Iterator[None]:
             raise UserError("it cannot be written: the disk is full", str(path)) from error
         if isinstance(error, OSError):
             raise UserError(f"it cannot be written: {error.strerror or error}", str(path)) from error
+        if any(sign in f"{type(error).__name__}: {error}" for sign in _FAILED_WRITE):  # a quota, for instance
+            raise UserError(f"it cannot be written: {str(error).splitlines()[0]}", str(path)) from error
         raise
 
 

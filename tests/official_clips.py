@@ -1,4 +1,4 @@
-"""How a command ended, and what lies in a folder of clips: shared by the tests that drive the command line."""
+"""How a command ended, what lies in a folder of clips, and clips to train on: shared by several tests."""
 
 from __future__ import annotations
 
@@ -7,10 +7,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 
 from ovikit.files import sha256_of
-from ovikit.generate.media import read_clip
+from ovikit.generate.media import read_clip, write_clip
+from ovikit.types import Clip
 
 
 @dataclass
@@ -50,3 +52,13 @@ def off(one: torch.Tensor, other: torch.Tensor) -> float:
 
 SAME, OTHER = 8, 25
 """Of 255: what H.264 makes of the noise that a random autoencoder decodes, and what another picture is off by."""
+
+
+def write_clips(folder: Path) -> Path:
+    """A folder with three clips of noise and a tone, in files with captions, as short as tiny official models want."""
+    for i in range(3):
+        frames = np.random.default_rng(i).integers(0, 255, (9, 64, 64, 3), dtype=np.uint8)
+        tone = 0.5 * torch.sin(torch.arange(6000) * (0.1 + 0.1 * i))
+        write_clip(folder / f"clip-{i}.mp4", Clip(f"clip-{i}", "", torch.from_numpy(frames), tone, 24.0, 16000))
+        (folder / f"clip-{i}.txt").write_text(f"noise, <S>tone {i}<E> <AUDCAP>a tone<ENDAUDCAP>")
+    return folder

@@ -87,9 +87,9 @@ def check(dataset: Dataset) -> None:
     console = Console(soft_wrap=True)
     found, wrong = PreparedDataset(dataset), []
     with Meter(console, "clips") as meter:
-        meter.start("reading clips", len(found) + 1)
+        meter.start("reading clips", len(found))
         for done, damage in enumerate(check_dataset(found), start=1):
-            meter.update(done)
+            meter.update(min(done, len(found)))  # the empty prompt is no clip
             if damage is not None:
                 wrong.append(damage)
     if wrong:

@@ -87,6 +87,8 @@ class Trainer(Section):
     """Steps between two rows of metrics.csv."""
     checkpoint_every_steps: PositiveInt = 500
     """Steps between two checkpoints."""
+    keep_checkpoints: PositiveInt | None = None
+    """How many checkpoints stay, the newest; null: all."""
     activation_checkpointing: bool = False
     """Layers keep nothing but their inputs, and are computed again in the backward: far less memory, a third more
     work."""

@@ -74,10 +74,11 @@ class Checkpoints(L.Callback):
     newest of them. Has to be the last callback, so that what the others did in the step is in the file.
 
     sharded: each process writes its share into a folder of that name
+    keep:    how many of them stay, the newest; None: all
     """
 
-    def __init__(self, folder: Path, every: int, sharded: bool = False) -> None:
-        self.folder, self.every, self.sharded = folder, every, sharded
+    def __init__(self, folder: Path, every: int, sharded: bool = False, keep: int | None = None) -> None:
+        self.folder, self.every, self.sharded, self.keep = folder, every, sharded, keep
         self.last: Path | None = None
 
     def on_train_batch_end(
@@ -101,9 +102,22 @@ class Checkpoints(L.Callback):
             with checkpoint_path(path, self.sharded) as temporary:
                 trainer.save_checkpoint(temporary)
             link(path, self.folder / LAST_CHECKPOINT)
+            self._forget(trainer.global_step)
         trainer.strategy.barrier("checkpoint")
         self.last = path
         return path
+
+    def _forget(self, step: int) -> None:
+        """Removes what is too old to be kept, once a newer one is whole. What lies there of later steps, of a run that
+        went on from an older checkpoint than its newest, does not count: it may be what could not be read."""
+        if self.keep is None:
+            return
+        found = {int(path.stem.removeprefix("step-")): path for path in self.folder.glob("step-[0-9]*.ckpt")}
+        for old in sorted(one for one in found if one <= step)[: -self.keep]:
+            if found[old].is_dir():
+                shutil.rmtree(found[old], ignore_errors=True)
+            else:
+                found[old].unlink(missing_ok=True)
 
 
 def link(path: Path, name: Path) -> None:

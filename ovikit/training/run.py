@@ -279,7 +279,7 @@ def _fit(run: _Run, module: JointTraining, clips: EncodedClips) -> TrainResult:
     stop = StopOnSignal(console.print)
     checkpoints = Checkpoints(
         folder.checkpoints, settings.checkpoint_every_steps,
-        sharded=settings.checkpoints == "sharded" and run.world.kind == "fsdp",
+        sharded=settings.checkpoints == "sharded" and run.world.kind == "fsdp", keep=settings.keep_checkpoints,
     )  # fmt: skip
     shown = TrainingProgress(console, metrics)
     callbacks: list[L.Callback] = [one for one in (ema, metrics, stop, shown, checkpoints) if one is not None]
@@ -294,12 +294,9 @@ def _fit(run: _Run, module: JointTraining, clips: EncodedClips) -> TrainResult:
     data = LatentData(clips, sampler, settings.workers, training.micro_batches, run.skip_bad)
     if start is not None:
         console.print(f"going on from step {start} of {settings.max_steps}")
-    with _quiet_lightning(), _told_of_lost_workers(folder, point, checkpoints):
+    with _quiet_lightning(), _told_what_is_kept(folder, point, checkpoints):
         trainer = make_trainer(training, folder.path, callbacks, logs, run.world)
-        try:
-            trainer.fit(module, datamodule=data, ckpt_path=point, weights_only=True)
-        except NonFiniteError as error:
-            raise error.with_hint(_after_nan(checkpoints.last or point)) from error
+        trainer.fit(module, datamodule=data, ckpt_path=point, weights_only=True)
     step = trainer.global_step
     if step < settings.max_steps:
         return TrainResult(folder.path, step, settings.max_steps, None, stop.received, checkpoints.last)
@@ -319,17 +316,25 @@ def _validation(run: _Run) -> Plan | None:
 
 
 @contextmanager
-def _told_of_lost_workers(folder: RunFolder, point: Path | None, checkpoints: Checkpoints) -> Iterator[None]:
-    """UserError in place of what PyTorch says of a process that prepared batches and is gone."""
+def _told_what_is_kept(folder: RunFolder, point: Path | None, checkpoints: Checkpoints) -> Iterator[None]:
+    """Errors of training with the last good checkpoint and how to go on; UserError also in place of what PyTorch says
+    of a process that prepared batches and is gone."""
     try:
         yield
+    except NonFiniteError as error:
+        kept = _kept(checkpoints.last or point)
+        raise error.with_hint(f"{kept}; look at these clips, or lower training.optimizer.learning_rate") from error
+    except UserError as error:
+        if error.hint is not None:
+            raise
+        hint = f"{_kept(checkpoints.last or point)}; go on with --resume when this is mended"
+        raise UserError(error.what, error.where, hint) from error
     except RuntimeError as error:
         if "DataLoader worker" not in str(error):
             raise
-        kept = checkpoints.last or point
         raise UserError(
             "a process that prepares batches was killed, often because memory ran out", str(folder.path),
-            f"{_kept(kept)}; go on with --resume, with fewer training.trainer.workers if need be",
+            f"{_kept(checkpoints.last or point)}; go on with --resume, with fewer training.trainer.workers if need be",
         ) from error  # fmt: skip
 
 
@@ -360,10 +365,6 @@ def make_trainer(
         # who starts processes has been found out already
         plugins=[world.environment] if world.kind == "fsdp" else [world.environment, CheckpointFiles()],
     )
-
-
-def _after_nan(checkpoint: Path | None) -> str:
-    return f"{_kept(checkpoint)}; look at these clips, or lower training.optimizer.learning_rate"
 
 
 def _kept(checkpoint: Path | None) -> str:

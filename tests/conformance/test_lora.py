@@ -5,10 +5,10 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-import numpy as np
 import official_kit as kit
 import pytest
 import torch
+from official_clips import write_clips
 from peft import PeftModel
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
@@ -19,7 +19,6 @@ from ovikit.checkpoints.load import on_host
 from ovikit.checkpoints.lora import Merging, read_adapters
 from ovikit.cli import build_app
 from ovikit.errors import UserError
-from ovikit.generate.media import write_clip
 from ovikit.generate.source import find_source
 from ovikit.networks.joint import JointModel
 from ovikit.networks.lora import LoraLinear, adapted_layers, is_adapter
@@ -36,7 +35,7 @@ from ovikit.recipe.load import load_recipe
 from ovikit.recipe.models import Recipe
 from ovikit.training.parameters import adapt, part_of, select_trained
 from ovikit.training.run import train
-from ovikit.types import AV, Clip, Text
+from ovikit.types import AV, Text
 
 TRAINING = (
     "{objective: {type: flow-matching}, data: {type: folder, path: CLIPS}, batch_size: 2, text_dropout: 0.1,"
@@ -55,12 +54,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def recipe(tmp_path_factory: pytest.TempPathFactory) -> Recipe:
     """Of a run on three clips of noise and a tone, in files."""
-    home = tmp_path_factory.mktemp("recipe")
-    for i in range(3):
-        frames = np.random.default_rng(i).integers(0, 255, (9, 64, 64, 3), dtype=np.uint8)
-        tone = 0.5 * torch.sin(torch.arange(6000) * (0.1 + 0.1 * i))
-        write_clip(home / f"clip-{i}.mp4", Clip(f"clip-{i}", "", torch.from_numpy(frames), tone, 24.0, 16000))
-        (home / f"clip-{i}.txt").write_text(f"noise, <S>tone {i}<E> <AUDCAP>a tone<ENDAUDCAP>")
+    home = write_clips(tmp_path_factory.mktemp("recipe"))
     return load_recipe(kit.write_recipe(home / "tiny.yaml", training=TRAINING.replace("CLIPS", str(home))), ())
 
 

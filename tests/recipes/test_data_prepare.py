@@ -377,3 +377,32 @@ def test_a_run_killed_at_any_step_goes_on_to_the_same_bits(media: Path, tmp_path
     rows = [[[row[name] for name in columns] for row in read_metrics(tmp_path / run / "metrics.csv")]
             for run in ("whole", "killed")]  # fmt: skip
     assert rows[0] == rows[1], f"seed {seed}, killed at step {stop}"
+
+
+@pytest.mark.slow
+def test_from_a_folder_of_files_to_scores(media: Path, tmp_path: Path) -> None:
+    """What a user types, from files as people have them to the scores of clips of the model."""
+
+    def ovikit(*words: object) -> str:
+        command = [sys.executable, "-m", "ovikit", *map(str, words)]
+        done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+        assert done.returncode == 0, done.stderr
+        return done.stdout
+
+    suite = (ROOT / "evals/suites/toyworld-bounce.yaml").read_text(encoding="utf-8")
+    (tmp_path / "suite.yaml").write_text(suite.replace("count: 32", "count: 2"), encoding="utf-8")
+    made_with = ROOT / "recipes/tiny/prepared.yaml"
+    ovikit("data", "prepare", media, "--recipe", made_with, "--out", "set")
+    assert ovikit("data", "check", "set").endswith("9 clips are what was written\n")
+    told = ovikit("data", "show", "set", "--clips", 2, "--out", "page")
+    assert "left out by reading; j-cut-off.mp4" in told
+    assert "1 left out by sound; e-mute.mp4: it has no sound" in told
+    page = (tmp_path / "page/index.html").read_text(encoding="utf-8")
+    assert "motion_heights_per_s.png" in page
+    assert 'src="clips/000000.mp4"' in page
+    ovikit("train", made_with, "-o", "training.data.path=set", "-o", "training.trainer.max_steps=3", "--run", "run")
+    ovikit("generate", "run", "--suite", "suite.yaml", "--out", "clips", "-o", "sampling.steps=2")
+    ovikit("eval", "suite.yaml", "--clips", "clips", "--out", "scores")
+    results = json.loads((tmp_path / "scores/results.json").read_text(encoding="utf-8"))
+    assert {"onset_f1", "onset_offset_ms"} <= results["metrics"].keys()
+    assert len(results["items"]) == 2

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -136,35 +136,69 @@ def _print_runnable(report: Report, console: Console) -> None:
 
 
 def convert(
-    source: Annotated[Path, typer.Argument(metavar="SRC", help="A weights folder, official or ovikit's own.")],
+    source: Annotated[
+        Path, typer.Argument(metavar="SRC", help="A weights folder, official or ovikit's own; or the folder of a run.")
+    ],
     target: Annotated[Path, typer.Argument(metavar="DST", help="The folder to write.")],
     to: Annotated[str, typer.Option("--to", help="ovikit or official.")],
     variant: Annotated[
         list[str] | None,
-        typer.Option(help="Joint models to take: 720x720_5s, 960x960_5s, 960x960_10s, 720x720_5s_fp8. Default: all."),
+        typer.Option(
+            help="Joint models to take: 720x720_5s, 960x960_5s, 960x960_10s, 720x720_5s_fp8. Default: all; of a run, "
+            "the one that it started from."
+        ),
     ] = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace a DST that is not empty.")] = False,
+    checkpoint: Annotated[
+        str | None, typer.Option(metavar="FILE", help="A checkpoint of the run in place of its last step.")
+    ] = None,
+    dtype: Annotated[
+        str | None, typer.Option(help="float32 or bfloat16: number format of what a run has trained. Default: its own.")
+    ] = None,
 ) -> None:
-    """Rewrite a weights folder in ovikit's own layout, or in the official one, tensor for tensor.
+    """Rewrite a weights folder, or what a run has trained, in ovikit's own layout or in the official one.
 
-    Values and number formats stay as they are. A folder in either layout works as --weights DIR.
+    Tensor for tensor: values and number formats stay as they are, but for --dtype. A folder in either layout works as
+    --weights DIR. Of a run the joint model alone is written; the other files of the layout are not trained.
 
     Example: ovikit weights convert ckpts ovi-weights --to ovikit
-    """
-    from ovikit_ovi.audio.component import LICENCE
-    from ovikit_ovi.weights.convert import LAYOUTS, convert_folder
-    from ovikit_ovi.weights.layout import VARIANTS
 
-    if to not in LAYOUTS:
-        raise UserError(f"no layout is called {to!r}", "--to", f"known: {', '.join(LAYOUTS)}")
-    if unknown := [name for name in variant or () if name not in VARIANTS]:
-        raise UserError(f"no variant is called {unknown[0]!r}", "--variant", f"known: {', '.join(VARIANTS)}")
+    Example: ovikit weights convert runs/mine mine --to official --dtype bfloat16
+    """
+    from ovikit.layout import LOCK
+    from ovikit_ovi.audio.component import LICENCE
+    from ovikit_ovi.weights.convert import LAYOUTS, convert_folder, convert_run
+    from ovikit_ovi.weights.layout import SHARED, VARIANTS
+
+    of_run = (source / LOCK).is_file()
+    _refuse_unknown([to], LAYOUTS, "layout", "--to")
+    _refuse_unknown(variant or (), VARIANTS, "variant", "--variant")
+    _refuse_unknown([dtype] if dtype else (), ("float32", "bfloat16"), "number format", "--dtype")
+    if not of_run and (checkpoint or dtype):
+        raise UserError("this is not the folder of a run", str(source), "leave out --checkpoint and --dtype")
+    if of_run and len(variant or ()) > 1:
+        raise UserError("a run has trained one joint model", "--variant", "name one")
     console = _console()
     with _megabytes(console, "writing") as told:
-        written = convert_folder(source, target, to, variant, overwrite, told)
+        if of_run:
+            import torch
+
+            one, kept = (variant or [None])[0], None if dtype is None else getattr(torch, dtype)
+            written = convert_run(source, target, to, one, overwrite, told, checkpoint, kept)
+        else:
+            written = convert_folder(source, target, to, variant, overwrite, told)
     for name in written:
         console.print(f"wrote {target / name}", markup=False)
-    console.print(LICENCE, markup=False)
+    if of_run:
+        names = ", ".join(file.name for file in SHARED)
+        console.print(f"clips are made with the released {names} beside it", markup=False, soft_wrap=True)
+    else:
+        console.print(LICENCE, markup=False)
+
+
+def _refuse_unknown(given: Iterable[str], known: Collection[str], what: str, option: str) -> None:
+    if unknown := [name for name in given if name not in known]:
+        raise UserError(f"no {what} is called {unknown[0]!r}", option, f"known: {', '.join(known)}")
 
 
 def init_from_wan(

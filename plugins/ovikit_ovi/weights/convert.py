@@ -1,4 +1,4 @@
-"""A folder of weights rewritten in the other layout, tensor for tensor, one file after the other.
+"""A folder of weights, or what a run has trained, rewritten in a layout, tensor for tensor, one file after the other.
 
 Tensors stay mapped from the file that they are read from: of a file of any size, only what is being written is in
 memory, and the system may take that back (measured with 3 GB: no more memory of its own than for the smallest file).
@@ -25,8 +25,10 @@ from ovikit.checkpoints.load import SCALED_MARK, write_tensors
 from ovikit.checkpoints.state import read_state
 from ovikit.errors import UserError
 from ovikit.files import atomic_write_json, writing
-from ovikit_ovi.weights.check import FORMATS, Finding, Told, check_file
-from ovikit_ovi.weights.layout import BY_NAME, FILES, VARIANTS
+from ovikit.generate.source import find_source
+from ovikit.training.checkpoints import weights_of_checkpoint
+from ovikit_ovi.weights.check import FORMATS, Finding, Told, check_file, header_problem, official_header
+from ovikit_ovi.weights.layout import BY_NAME, FILES, VARIANTS, WeightsFile
 
 LAYOUTS = ("ovikit", "official")
 _METADATA = "official_metadata"
@@ -59,7 +61,59 @@ def convert_folder(
     if own == (to == "ovikit"):
         raise UserError(f"this folder is in {'ovikit' if own else 'the official'} layout already", str(source))
     _refuse_target(source, target, overwrite)
-    findings = _to_convert(source, variants)
+    return _write(_to_convert(source, variants), own, target, to, overwrite, told)
+
+
+def convert_run(
+    run: Path,
+    target: Path,
+    to: str,
+    variant: str | None = None,
+    overwrite: bool = False,
+    told: Told | None = None,
+    checkpoint: str | None = None,
+    dtype: torch.dtype | None = None,
+) -> list[str]:
+    """The names of what was written: the joint model that a run has trained, in the layout ``to``.
+
+    variant:    whose joint model it is; None: that of the file which the run started from
+    checkpoint: one of the run's, in place of its last step
+    dtype:      the number format of what is written; None: as the run keeps it
+    UserError as in ``convert_folder``, for a run of adapters, and for a model that is not of the released layout.
+    """
+    source = find_source(run, trained=None if checkpoint is None else weights_of_checkpoint(run, checkpoint))
+    if source.adapters:
+        hint = f"add them to their base: ovikit lora merge {run} --out FILE"
+        raise UserError("this run trained adapters", str(run), hint)
+    path = source.network()
+    _refuse_target(run, target, overwrite)
+    file = _file_of(variant, None if (slot := source.recipe.model.checkpoint) is None else slot.path, run)
+    if problem := header_problem(official_header(path, file), file):
+        raise UserError(f"what it trained is not of the official layout: {problem}", str(path))
+    return _write([Finding(file, "ok", "", path, path.stat().st_size)], True, target, to, overwrite, told, dtype)
+
+
+def _file_of(variant: str | None, base: str | None, run: Path) -> WeightsFile:
+    """The joint model's file of a variant; None: the one that a run started from."""
+    name = VARIANTS[variant][0] if variant is not None else base
+    if name is None or name not in BY_NAME or BY_NAME[name].fp8:
+        raise UserError(
+            "whose joint model this is does not follow from the run's recipe", str(run),
+            f"name it: --variant {', '.join(name for name, (file, _) in VARIANTS.items() if not BY_NAME[file].fp8)}",
+        )  # fmt: skip
+    return BY_NAME[name]
+
+
+def _write(
+    findings: Sequence[Finding],
+    own: bool,
+    target: Path,
+    to: str,
+    overwrite: bool,
+    told: Told | None,
+    dtype: torch.dtype | None = None,
+) -> list[str]:
+    """Writes a folder of these files, whose tensors have our names (``own``) or the official ones."""
     total = sum(finding.bytes for finding in findings)
     _refuse_full_disk(target, total)
     with _folder_beside(target, overwrite) as temporary, _watched(temporary, total, told) as now:
@@ -67,7 +121,7 @@ def convert_folder(
         for finding in findings:
             now.append(finding.file.name)
             name = finding.file.own if to == "ovikit" else finding.file.name
-            _convert_file(finding, temporary / name, to)
+            _convert_file(finding, own, temporary / name, to, dtype)
             entries[finding.file.name] = {"path": name, "licence": finding.file.licence}
         if to == "ovikit":
             for name, entry in entries.items():
@@ -178,7 +232,7 @@ def _bytes_in(folder: Path) -> int:
     return found
 
 
-def _convert_file(finding: Finding, path: Path, to: str) -> None:
+def _convert_file(finding: Finding, own: bool, path: Path, to: str, dtype: torch.dtype | None) -> None:
     file, source = finding.file, finding.path
     assert source is not None
     if source.is_dir():
@@ -186,18 +240,30 @@ def _convert_file(finding: Finding, path: Path, to: str) -> None:
             shutil.copytree(source, path)
         return
     tensors, metadata = read_state(source, file.within)
+    if dtype is not None:
+        tensors = {name: one.to(dtype) if one.is_floating_point() else one for name, one in tensors.items()}
     keymap = FORMATS[file.form]().keymap
     if to == "ovikit":
         about = {"format": MANIFEST_FORMAT, "file": file.name, "licence": file.licence, "source": file.told_source}
-        write_tensors(path, _alone(_renamed(tensors, keymap, True)), {**about, _METADATA: json.dumps(metadata)})
+        ours = tensors if own else _renamed(tensors, keymap, True)
+        write_tensors(path, _alone(ours), {**about, _METADATA: json.dumps(metadata)})
         return
     official = _renamed(tensors, keymap, False)
     if path.suffix == ".safetensors":
-        write_tensors(path, official, json.loads(metadata.get(_METADATA, "{}")))
+        write_tensors(path, official, _official_metadata(metadata))
         return
     with writing(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         torch.save(official if file.within is None else {file.within: official}, path)
+
+
+def _official_metadata(metadata: Mapping[str, str]) -> dict[str, str]:
+    """That of the official file which a converted one was; of what a run has trained, where it is from, and the mark
+    that other tools look for."""
+    if _METADATA in metadata:
+        return json.loads(metadata[_METADATA])
+    about = {f"ovikit.{key}": metadata[key] for key in ("recipe", "digest", "step", "weights") if key in metadata}
+    return {"format": "pt", **about} if about else {}
 
 
 def _renamed(tensors: Mapping[str, Tensor], keymap: KeyMap, to_ours: bool) -> dict[str, Tensor]:
