@@ -30,12 +30,16 @@ demo-controls: setup ## the same without fusion and with unscaled positions, for
 ablations: setup ## run the matrices of docs/results/toyworld.md and write their reports: about two hours
 	@OMP_NUM_THREADS=1 $(BIN)/ovikit ablate $(filter-out %/base.yaml,$(wildcard recipes/ablations/*.yaml)) --jobs $(WORKERS)
 
+FAST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "not slow and not gpu" -n $(WORKERS) --dist worksteal
+
 test: setup ## the fast tests: a few minutes
-	@echo "== the fast tests; make test-slow runs the rest"
-	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "not slow and not gpu" -n $(WORKERS) --dist worksteal $(PYTEST)
+	@echo "== the library's own fast tests, without its plugins"
+	@OVIKIT_TEST_WITHOUT_PLUGINS=1 $(FAST) tests/unit tests/contracts $(PYTEST)
+	@echo "== the other fast tests, with them; make test-slow runs the rest"
+	@$(FAST) tests --ignore=tests/unit --ignore-glob='*/test_kit_catches*' $(PYTEST)
 
 test-slow: setup ## the tests that train models, install packages and fetch clips: about ten minutes
-	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "slow and not gpu" -n $(WORKERS) --dist loadfile $(PYTEST)
+	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "slow and not gpu" -n $(WORKERS) --dist loadfile --no-loadscope-reorder $(PYTEST)
 
 lint: setup ## ruff and pyright
 	@$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/pyright

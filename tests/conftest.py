@@ -1,8 +1,7 @@
 """What all tests share.
 
 OVIKIT_TEST_WITHOUT_PLUGINS=1 hides every ``ovikit_*`` package, as if ``plugins/`` were not there: the library's
-own tests (tests/unit and tests/contracts) pass like that, and tests/contracts/test_without_plugins.py runs them so.
-They therefore use ovikit's built-ins or components that they define, never a first-party plugin.
+own tests (tests/unit and tests/contracts) pass like that, and ``make test`` runs them so. They therefore use ovikit's built-ins or components that they define, never a first-party plugin.
 
 Tests enforce the jaxtyping annotations of the modules in CHECKED, by beartype, unless JAXTYPING_DISABLE=1. A test that
 torch.compile cannot trace with the checks in between is marked ``unchecked_shapes``. Outside tests nothing is checked.
@@ -91,6 +90,15 @@ class _NoPlugins(MetaPathFinder):
 if os.environ.get(WITHOUT):
     sys.meta_path.insert(0, _NoPlugins())
     os.environ["OVIKIT_PLUGINS"] = "builtins"
+
+
+LONGEST = ("recipes/test_claims.py", "recipes/test_clip_recipe.py", "recipes/test_ablation_run.py")
+"""What takes minutes starts first, so that no worker is left with it while the others have ended."""
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    items.sort(key=lambda item: not item.path.as_posix().endswith(LONGEST))
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:

@@ -87,9 +87,10 @@ def test_the_clips_are_those_of_one_process(processes: int, parallel: dict[str, 
     for path in alone.glob("*.mp4"):
         assert identity(tmp_path, path.stem) == identity(alone, path.stem)
         clip, expected = read_clip(tmp_path / path.name), read_clip(path)
-        # Rounding may turn a pixel by one before it is encoded.
-        assert (clip.video.int() - expected.video.int()).abs().float().mean() < 0.1
-        assert torch.allclose(clip.audio, expected.audio, atol=0.02)
+        # Batches of other sizes round otherwise. Where that turns a pixel by one before it is encoded, the encoder may
+        # choose otherwise for a whole clip, by 0.4 levels on some processors; two clips of this run differ by 34.
+        assert (clip.video.int() - expected.video.int()).abs().float().mean() < 1.0
+        assert torch.allclose(clip.audio, expected.audio, atol=1e-3)
 
 
 @pytest.mark.slow
