@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 
 class UserError(Exception):
@@ -12,10 +13,20 @@ class UserError(Exception):
         self.what, self.where, self.hint = what, where, hint
         super().__init__(self.render())
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        """On its way from one process to another it stays what it is, whatever a subclass takes."""
+        return _again, (type(self), self.args, self.__dict__)
+
     def render(self) -> str:
         """``where: what`` and, on a line of its own, the hint."""
         head = f"{self.where}: {self.what}" if self.where else self.what
         return f"{head}\n  {self.hint}" if self.hint else head
+
+
+def _again(kind: type[UserError], args: tuple[Any, ...], state: dict[str, Any]) -> UserError:
+    error = kind.__new__(kind, *args)
+    error.__dict__.update(state)
+    return error
 
 
 def listed(names: Sequence[str], most: int = 10) -> str:

@@ -1,7 +1,8 @@
 """What all tests share.
 
 OVIKIT_TEST_WITHOUT_PLUGINS=1 hides every ``ovikit_*`` package, as if ``plugins/`` were not there: the library's
-own tests (tests/unit and tests/contracts) pass like that, and ``make test`` runs them so. They therefore use ovikit's built-ins or components that they define, never a first-party plugin.
+own tests (tests/unit and tests/contracts) pass like that, and ``make test`` runs them so. They therefore use ovikit's
+built-ins or components that they define, never a first-party plugin.
 
 Tests enforce the jaxtyping annotations of the modules in CHECKED, by beartype, unless JAXTYPING_DISABLE=1. A test that
 torch.compile cannot trace with the checks in between is marked ``unchecked_shapes``. Outside tests nothing is checked.

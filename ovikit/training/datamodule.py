@@ -53,7 +53,7 @@ class LatentData(L.LightningDataModule):
 
     def transfer_batch_to_device(self, batch: Batch | Refused, device: torch.device, dataloader_idx: int) -> Batch:
         if isinstance(batch, Refused):
-            raise UserError(batch.what, batch.where, batch.hint)
+            raise batch.error
         return batch.to(device)
 
 
@@ -61,9 +61,7 @@ class LatentData(L.LightningDataModule):
 class Refused:
     """A UserError on its way out of a worker process, which would send a traceback in its place."""
 
-    what: str
-    where: str | None
-    hint: str | None
+    error: UserError
 
 
 class _Worked:
@@ -76,4 +74,4 @@ class _Worked:
         try:
             return self._stream[turn]
         except UserError as error:
-            return Refused(error.what, error.where, error.hint)
+            return Refused(error)

@@ -19,6 +19,7 @@ from ovikit.checkpoints.assets import Assets
 from ovikit.data.encoded import EncodedClips, EncodedSource
 from ovikit.data.latents import prepare_latents
 from ovikit.data.sampler import EpochSampler
+from ovikit.data.shards import DamagedClipError
 from ovikit.errors import UserError
 from ovikit.kernel.observe import observed
 from ovikit.networks.joint import JointModel
@@ -327,7 +328,10 @@ def _told_what_is_kept(folder: RunFolder, point: Path | None, checkpoints: Check
     except UserError as error:
         if error.hint is not None:
             raise
-        hint = f"{_kept(checkpoints.last or point)}; go on with --resume when this is mended"
+        way = "go on with --resume when this is mended"
+        if isinstance(error, DamagedClipError):
+            way = "prepare the dataset again, or go on without: --resume --on-bad-clip skip"
+        hint = f"{_kept(checkpoints.last or point)}; {way}"
         raise UserError(error.what, error.where, hint) from error
     except RuntimeError as error:
         if "DataLoader worker" not in str(error):

@@ -245,22 +245,6 @@ def test_positions_share_one_time_axis() -> None:
     assert axis_channels(128) == (44, 42, 42)
 
 
-@pytest.mark.slow
-@pytest.mark.unchecked_shapes
-def test_pair_layer_compiles_without_graph_breaks(model: JointModel) -> None:
-    latents, sigma, text = inputs()
-    context, layers = model.embed_text(text, cache=True), list(model.layers)
-    expected = model(latents, sigma, context, GRIDS)
-    try:
-        for i, layer in enumerate(layers):
-            model.layers[i] = torch.compile(layer, fullgraph=True)
-        found = model(latents, sigma, context, GRIDS)
-    finally:
-        for i, layer in enumerate(layers):
-            model.layers[i] = layer
-    assert all(torch.allclose(found[m], expected[m], atol=1e-9) for m in ("video", "audio"))
-
-
 def test_sampling_before_training_leaves_no_inference_tensors_behind() -> None:
     model = build()
     with torch.inference_mode():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pickle
 import subprocess
 import sys
 from pathlib import Path
@@ -58,3 +59,15 @@ def test_a_folder_is_worked_in_by_one_process_at_a_time(tmp_path: Path) -> None:
     with alone_in(tmp_path):
         assert other() == "another process is at work in this folder\n"
     assert other() == "in\n"
+
+
+def test_an_error_is_the_same_in_another_process() -> None:
+    from ovikit.data.shards import DamagedClipError
+    from ovikit.training.watch import NonFiniteError
+
+    damaged = DamagedClipError("clip a is damaged", "0.tar", "prepare it again")
+    damaged.index = 3
+    for error in (damaged, NonFiniteError(7, "the loss", ("a", "b"))):
+        again = pickle.loads(pickle.dumps(error))
+        assert type(again) is type(error)
+        assert (str(again), vars(again)) == (str(error), vars(error))
