@@ -32,13 +32,13 @@ ablations: setup ## run the matrices of docs/results/toyworld.md and write their
 
 FAST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "not slow and not gpu" -n $(WORKERS) --dist worksteal
 
-test: setup ## the fast tests: a few minutes
+test: setup ## the fast tests: about twelve minutes on two cores
 	@echo "== the library's own fast tests, without its plugins"
 	@OVIKIT_TEST_WITHOUT_PLUGINS=1 $(FAST) tests/unit tests/contracts $(PYTEST)
 	@echo "== the other fast tests, with them; make test-slow runs the rest"
 	@$(FAST) tests --ignore=tests/unit --ignore-glob='*/test_kit_catches*' $(PYTEST)
 
-test-slow: setup ## the tests that train models, install packages and fetch clips: about ten minutes
+test-slow: setup ## the tests that train models, install packages and fetch clips: about twenty minutes
 	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "slow and not gpu" -n $(WORKERS) --dist loadfile --no-loadscope-reorder $(PYTEST)
 
 lint: setup ## ruff and pyright

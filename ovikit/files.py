@@ -16,7 +16,7 @@ from ovikit.errors import UserError
 
 _FULL_BYTES = 64 * 1024
 """A disk with less room than this is full."""
-_FAILED_WRITE = ("PytorchStreamWriter failed", "file write failed", "SafetensorError: I/O error")
+_FAILED_WRITE = ("inline_container.cc", "PytorchStreamWriter failed", "Error while serializing: I/O error")
 """By which errors of PyTorch and safetensors are known that were errors of the system."""
 _HASHED_BYTES = 16 * 1024 * 1024
 
@@ -34,8 +34,11 @@ def writing(path: Path | str) -> Iterator[None]:
             raise UserError("it cannot be written: the disk is full", str(path)) from error
         if isinstance(error, OSError):
             raise UserError(f"it cannot be written: {error.strerror or error}", str(path)) from error
-        if any(sign in f"{type(error).__name__}: {error}" for sign in _FAILED_WRITE):  # a quota, for instance
-            raise UserError(f"it cannot be written: {str(error).splitlines()[0]}", str(path)) from error
+        if any(sign in str(error) for sign in _FAILED_WRITE):
+            said = str(error).splitlines()[0]
+            raise UserError(
+                f"it cannot be written: the system stopped it, perhaps a quota ({said})", str(path)
+            ) from error
         raise
 
 

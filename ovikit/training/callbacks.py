@@ -7,6 +7,7 @@ import shutil
 import signal
 import threading
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -116,8 +117,9 @@ class Checkpoints(L.Callback):
         for old in sorted(one for one in found if one <= step)[: -self.keep]:
             if found[old].is_dir():
                 shutil.rmtree(found[old], ignore_errors=True)
-            else:
-                found[old].unlink(missing_ok=True)
+                continue
+            with suppress(OSError):  # no reason to end a run
+                found[old].unlink()
 
 
 def link(path: Path, name: Path) -> None:

@@ -101,6 +101,7 @@ def test_into_our_own_layout_and_back(run: Path, tmp_path: Path) -> None:
     _run("weights", "convert", run, tmp_path / "own", "--to", "ovikit", "--variant", "960x960_5s")
     assert sorted(path.name for path in (tmp_path / "own").iterdir()) == ["ovi-960x960-5s.safetensors", "ovikit.json"]
     _run("weights", "convert", tmp_path / "own", tmp_path / "back", "--to", "official")
+    assert read_state(tmp_path / "back/Ovi/model_960x960.safetensors")[1]["format"] == "pt"
     found, expected = load_file(tmp_path / "back/Ovi/model_960x960.safetensors"), official(load_file(run / WEIGHTS))
     assert found.keys() == expected.keys()
     assert all(torch.equal(one, expected[name]) for name, one in found.items())

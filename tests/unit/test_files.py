@@ -71,3 +71,19 @@ def test_an_error_is_the_same_in_another_process() -> None:
         again = pickle.loads(pickle.dumps(error))
         assert type(again) is type(error)
         assert (str(again), vars(again)) == (str(error), vars(error))
+
+
+@pytest.mark.parametrize("library", ["torch", "safetensors"])
+def test_a_limit_on_what_a_library_may_write_is_told_as_one(tmp_path: Path, library: str) -> None:
+    """As a quota does, it stops a write on a disk that has room."""
+    code = (
+        "import resource, sys, torch; from safetensors.torch import save_file; from ovikit.files import writing\n"
+        "from ovikit.errors import UserError; resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000))\n"
+        "save = torch.save if sys.argv[2] == 'torch' else save_file\n"
+        "try:\n    with writing(sys.argv[1]): save({'a': torch.zeros(100_000)}, sys.argv[1])\n"
+        "except UserError as error: print(error)"
+    )
+    path = str(tmp_path / "a.bin")
+    done = subprocess.run([sys.executable, "-c", code, path, library], capture_output=True, text=True, check=True)
+    assert done.stdout.startswith(f"{path}: it cannot be written: ")
+    assert done.stdout.count("\n") == 1

@@ -78,7 +78,7 @@ def convert_run(
 
     variant:    whose joint model it is; None: that of the file which the run started from
     checkpoint: one of the run's, in place of its last step
-    dtype:      the number format of what is written; None: as the run keeps it
+    dtype:      the number format of what is written, which is then put together in memory; None: as the run keeps it
     UserError as in ``convert_folder``, for a run of adapters, and for a model that is not of the released layout.
     """
     source = find_source(run, trained=None if checkpoint is None else weights_of_checkpoint(run, checkpoint))
@@ -246,15 +246,16 @@ def _convert_file(finding: Finding, own: bool, path: Path, to: str, dtype: torch
     if to == "ovikit":
         about = {"format": MANIFEST_FORMAT, "file": file.name, "licence": file.licence, "source": file.told_source}
         ours = tensors if own else _renamed(tensors, keymap, True)
-        write_tensors(path, _alone(ours), {**about, _METADATA: json.dumps(metadata)})
+        official = _official_metadata(metadata) if own else metadata
+        write_tensors(path, _alone(ours), {**about, _METADATA: json.dumps(official)})
         return
-    official = _renamed(tensors, keymap, False)
+    theirs = _renamed(tensors, keymap, False)
     if path.suffix == ".safetensors":
-        write_tensors(path, official, _official_metadata(metadata))
+        write_tensors(path, theirs, _official_metadata(metadata))
         return
     with writing(path):
         path.parent.mkdir(parents=True, exist_ok=True)
-        torch.save(official if file.within is None else {file.within: official}, path)
+        torch.save(theirs if file.within is None else {file.within: theirs}, path)
 
 
 def _official_metadata(metadata: Mapping[str, str]) -> dict[str, str]:
