@@ -19,7 +19,7 @@ from ovikit.recipe.training import Training
 
 Modality = Literal["video", "audio"]
 VERSION = 1
-PLACEMENT = ("devices", "nodes", "strategy", "checkpoints", "keep_checkpoints", "workers", "loggers")
+PLACEMENT = ("devices", "nodes", "strategy", "sequence", "checkpoints", "keep_checkpoints", "workers", "loggers")
 """Of ``training.trainer``: what may change when a run is gone on with."""
 
 

@@ -76,6 +76,9 @@ class Trainer(Section):
     strategy: Literal["auto", "ddp", "fsdp"] = "auto"
     """ddp: each device has the whole model and computes its share of a step's micro-batches; fsdp: weights, gradients
     and the optimizer's states are shared out as well (FSDP2); auto: ddp where there are several devices."""
+    sequence: PositiveInt = 1
+    """Devices that share the tokens of a clip: so many neighbouring ones compute a micro-batch together, and each keeps
+    its share of the activations."""
     checkpoints: Literal["whole", "sharded"] = "whole"
     """With fsdp: checkpoints of one file, gathered in the memory of the first machine; or folders to which each device
     writes its share. Either is gone on with on any number of devices."""

@@ -3,7 +3,11 @@
 Each process holds one contiguous share of every stream. All shares of a stream have one size: what is missing at the
 end is filled up with empty tokens, which no other token ever reads. Attention over a stream then sees all tokens and a
 part of the heads, after one exchange of query, key and value; a second exchange brings its result back. Sizes follow
-from shapes, so nothing is communicated but values, and nothing waits for the device. For inference: no gradient passes.
+from shapes, so nothing is communicated but values, and nothing waits for the device.
+
+Gradients go back the way that values came. Every process of a clip has its whole velocity and computes the same loss of
+it; what a process finds for a parameter is its part of the gradient of the sum of these losses. So the mean over the
+processes, which is what DDP and FSDP make, is the gradient of the loss.
 
 Shape legend: b batch, n tokens of a stream, s tokens of a share, m tokens that a query attends to, w width, h heads,
 d head width, p processes.
@@ -14,7 +18,9 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from datetime import timedelta
 from itertools import accumulate
+from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -35,9 +41,12 @@ _all_gather: Callable[..., object] = getattr(dist, "all_gather_single", None) or
 
 @dataclass(frozen=True, slots=True)
 class Peers:
-    """The processes that work on one thing together, and this one's place among them."""
+    """The processes that work on one thing together, and this one's place among them.
 
-    group: dist.ProcessGroup
+    group: None: they have not met; only shapes can be computed, on the meta device
+    """
+
+    group: dist.ProcessGroup | None
     rank: int
     size: int
 
@@ -47,27 +56,66 @@ class Peers:
         sent:     how many rows of ``x`` go to each process, in order
         received: how many come from each
         """
-        refuse_gradients(x)
+        if torch.is_grad_enabled() and x.requires_grad:
+            return _Exchanged.apply(x, self, sent, received)  # type: ignore[no-any-return]
+        return self._exchange(x, sent, received)
+
+    def gather(self, x: Shaped[Tensor, "rows ..."]) -> Shaped[Tensor, "p rows ..."]:
+        """The tensors of all processes, which have one shape."""
+        if torch.is_grad_enabled() and x.requires_grad:
+            return _Gathered.apply(x, self)  # type: ignore[no-any-return]
+        return self._gather(x)
+
+    def _exchange(self, x: Tensor, sent: list[int], received: list[int]) -> Tensor:
         out = x.new_empty((sum(received), *x.shape[1:]))
         _answered(dist.all_to_all_single, out, x, received, sent, group=self.group)
         return out
 
-    def gather(self, x: Shaped[Tensor, "rows ..."]) -> Shaped[Tensor, "p rows ..."]:
-        """The tensors of all processes, which have one shape."""
-        refuse_gradients(x)
+    def _gather(self, x: Tensor) -> Tensor:
         out = x.new_empty((self.size * x.shape[0], *x.shape[1:]))
         _answered(_all_gather, out, x.contiguous(), group=self.group)
         return out.unflatten(0, (self.size, x.shape[0]))
 
 
-def refuse_gradients(x: Shaped[Tensor, "*_any"]) -> None:
-    """RuntimeError where a gradient would end at an exchange without a word."""
-    if torch.is_grad_enabled() and x.requires_grad:
-        raise RuntimeError("tokens spread over processes have no gradients: use torch.no_grad()")
+class _Exchanged(torch.autograd.Function):
+    """``Peers.exchange``; the gradient of a row goes to the process that the row came from."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, peers: Peers, sent: list[int], received: list[int]) -> Tensor:
+        ctx.peers, ctx.sent, ctx.received = peers, sent, received
+        return peers._exchange(x, sent, received)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None, None, None]:
+        return ctx.peers._exchange(grads[0].contiguous(), ctx.received, ctx.sent), None, None, None
 
 
-def _answered(collective: Callable[..., object], *tensors: object, group: dist.ProcessGroup) -> None:
-    """Runs a collective. UserError where another process has ended or does not answer in time."""
+class _Gathered(torch.autograd.Function):
+    """``Peers.gather``; the gradient of a process's rows is the sum of what all processes have found for them."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, peers: Peers) -> Tensor:
+        ctx.peers = peers
+        return peers._gather(x)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None]:
+        peers, grad = ctx.peers, grads[0]
+        rows = [grad.shape[1]] * peers.size
+        found = peers._exchange(grad.flatten(0, 1).contiguous(), rows, rows)
+        return found.unflatten(0, (peers.size, grad.shape[1])).sum(0), None
+
+
+def _answered(
+    collective: Callable[..., object], out: Tensor, *given: object, group: dist.ProcessGroup | None
+) -> None:
+    """Runs a collective; of shapes alone nothing is to be said. UserError where another process has ended or does not
+    answer in time."""
+    if out.is_meta:
+        return
+    if group is None:
+        raise RuntimeError("these processes have not met: the default group would answer in place of theirs")
+    tensors = (out, *given)
     if torch.compiler.is_compiling():  # a traced call has no errors to catch
         collective(*tensors, group=group)
         return
@@ -138,7 +186,7 @@ class TokenPartition:
                 return total
         raise UserError(
             f"attention was asked for {share} tokens, which is no stream's share of a process",
-            "runtime.parallel.sequence",
+            "runtime.parallel.sequence or training.trainer.sequence",
             "this fusion joins or cuts the streams' tokens, which cannot be spread over processes: use 1",
         )
 
@@ -191,6 +239,7 @@ class UlyssesAttend:
     ) -> Float[Tensor, "b s h d"]:
         """The attended values of this process's queries. lengths: of all valid keys of an item, or None."""
         peers = self._partition.peers
+        query, key, value = (_as_attended(x) for x in (query, key, value))
         if gathers_keys(query.shape[1], key.shape[1], query.shape[2], peers.size):
             both = rearrange(peers.gather(torch.stack((key, value))), "p two b s h d -> two b (p s) h d")
             key, value = both[:, :, : self._partition.total(key.shape[1])].unbind()
@@ -216,6 +265,26 @@ class UlyssesAttend:
         filled = _filled(attended, peers.size * share, 1)
         back = rearrange(filled, "b (p s) h d -> (p h) b s d", p=peers.size).contiguous()
         return rearrange(peers.exchange(back, here, counts), "h b s d -> b s h d")
+
+
+def _as_attended(x: Float[Tensor, "*_any"]) -> Float[Tensor, "*_any"]:
+    """In the format that attention casts to under autocast: half the message."""
+    kind = x.device.type
+    autocast = x.dtype == torch.float32 and torch.is_autocast_enabled(kind)
+    return x.to(torch.get_autocast_dtype(kind)) if autocast else x
+
+
+def meet(rank: int, world: int, size: int, timeout: timedelta | None = None) -> Peers:
+    """The peers of this process, where each ``size`` neighbouring ones work together. All processes of the run have to
+    ask for it.
+
+    timeout: how long an exchange waits for an answer
+    """
+    rows = [list(range(first, first + size)) for first in range(0, world, size)]
+    made = [dist.new_group(row, timeout=timeout) for row in rows]  # all make all
+    group = made[rank // size]
+    assert isinstance(group, dist.ProcessGroup)
+    return Peers(group, rank % size, size)
 
 
 def spread_over(peers: Peers) -> Spread:

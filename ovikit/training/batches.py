@@ -23,7 +23,8 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class Share:
-    """Which of a step's micro-batches a process computes: every ``processes``-th, from its own rank on.
+    """Which of a step's micro-batches a process computes, or a group of them that shares the tokens of clips: every
+    ``processes``-th, from its own rank on.
 
     UserError where the processes cannot share them equally.
     """
@@ -35,7 +36,8 @@ class Share:
     def __post_init__(self) -> None:
         if self.micro_batches % self.processes:
             raise UserError(
-                f"{self.micro_batches} micro-batches cannot be shared equally by {self.processes} processes",
+                f"{self.micro_batches} micro-batches cannot be shared equally by {self.processes} processes (or groups "
+                "that share tokens)",
                 "training.micro_batches",
                 f"-o training.micro_batches={math.ceil(self.micro_batches / self.processes) * self.processes}",
             )

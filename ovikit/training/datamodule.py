@@ -21,6 +21,7 @@ class LatentData(L.LightningDataModule):
     A batch is a function of the step, and Lightning asks for the loader after it has restored the step: a resumed
     run goes on with the very batch that the interrupted one would have had, whatever prepares batches now.
 
+    share:    the micro-batches of this process
     skip_bad: what to do about clips that cannot be read
     """
 
@@ -29,17 +30,16 @@ class LatentData(L.LightningDataModule):
         clips: EncodedClips,
         sampler: EpochSampler,
         workers: int = 0,
-        micro_batches: int = 1,
+        share: Share = Share(),
         skip_bad: bool = False,
     ) -> None:
         super().__init__()
-        self.clips, self.sampler, self.workers, self.micro_batches = clips, sampler, workers, micro_batches
-        self.skip_bad = skip_bad
+        self.clips, self.sampler, self.workers = clips, sampler, workers
+        self.share, self.skip_bad = share, skip_bad
 
     def train_dataloader(self) -> Iterable[Batch]:
         assert self.trainer is not None  # Lightning attaches it before it asks
-        share = Share(self.micro_batches, self.trainer.global_rank, self.trainer.world_size)
-        stream = BatchStream(self.clips, self.sampler, self.trainer.global_step, share, self.skip_bad)
+        stream = BatchStream(self.clips, self.sampler, self.trainer.global_step, self.share, self.skip_bad)
         if self.workers == 0:
             return stream
         # Workers get their seeds from the loader's generator; without one they would use up global randomness.

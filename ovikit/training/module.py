@@ -24,6 +24,8 @@ from ovikit.networks.lora import is_adapter
 from ovikit.networks.reading import each
 from ovikit.numerics import path
 from ovikit.numerics.protocols import Objective
+from ovikit.runtime.parallel import TokenPartition, meet
+from ovikit.runtime.processes import ANSWER_WITHIN
 from ovikit.runtime.shard import shard_layers, whole
 from ovikit.training.batches import Batch, drop_text
 from ovikit.training.draws import (
@@ -49,6 +51,7 @@ class JointTraining(L.LightningModule):
     grids:     of the latents of each bucket, from the codecs
     optimizer: makes the optimizer and its schedule for the trained parameters
     choices:   what a step draws
+    sequence:  how many neighbouring processes share the tokens of a clip
     """
 
     def __init__(
@@ -62,11 +65,12 @@ class JointTraining(L.LightningModule):
         seed: int,
         choices: Choices,
         gradient_clip: float | None,
+        sequence: int = 1,
     ) -> None:
         super().__init__()
         self.model, self.objective, self.grids, self.watch = model, objective, grids, watch
         self.make_optimizer = optimizer
-        self.seed, self.choices, self.gradient_clip = seed, choices, gradient_clip
+        self.seed, self.choices, self.gradient_clip, self.sequence = seed, choices, gradient_clip, sequence
         self.adapted = any(is_adapter(name) for name, _ in model.named_parameters())
         self.strict_loading = not self.adapted  # checkpoints of adapters hold nothing else
         self.gradient_norm: Tensor | None = None
@@ -142,7 +146,10 @@ class JointTraining(L.LightningModule):
         return self.model(latents, sigma, context, grids, clean_steps=AV(video=1), clean=clean)
 
     def configure_model(self) -> None:
-        """Shares the model out where the strategy asks for it."""
+        """Connects the processes that share tokens, and shares the model out where the strategy asks for it."""
+        partition = self.model.partition
+        if self.sequence > 1 and isinstance(partition, TokenPartition) and partition.peers.group is None:
+            partition.peers = meet(self.trainer.global_rank, self.trainer.world_size, self.sequence, ANSWER_WITHIN)
         if isinstance(self.trainer.strategy, ModelParallelStrategy) and not isinstance(self.model, FSDPModule):
             shard_layers(self.model, self.trainer.strategy.device_mesh["data_parallel"])
 
@@ -150,9 +157,12 @@ class JointTraining(L.LightningModule):
         self.watch.alone = self.trainer.world_size == 1
 
     def add_up(self, values: Tensor) -> Tensor:
-        """The sum over all processes, which all have to ask for; on the CPU."""
+        """The sum over all processes, which all have to ask for; on the CPU. Those that share the tokens of a clip have
+        the same values, which count once."""
         if self.trainer.world_size == 1:
             return values
+        if self.trainer.global_rank % self.sequence:
+            values = torch.zeros_like(values)
         found = self.trainer.strategy.reduce(values.to(self.trainer.strategy.root_device), reduce_op="sum")
         assert isinstance(found, Tensor)
         return found.cpu()

@@ -32,8 +32,8 @@ from ovikit.recipe.lock import write_lock
 from ovikit.recipe.models import Recipe
 from ovikit.recipe.training import Training
 from ovikit.runtime.compile import compile_layers
+from ovikit.runtime.parallel import Peers, spread_over
 from ovikit.runtime.recompute import checkpoint_layers
-from ovikit.training.batches import Share
 from ovikit.training.callbacks import Checkpoints, StopOnSignal
 from ovikit.training.datamodule import LatentData
 from ovikit.training.display import TrainingProgress, choices_table, encoding_progress, freeze_table, training_table
@@ -95,7 +95,7 @@ def train(
     """
     training = build.training_of(recipe)
     world = find_world(training.trainer)
-    Share(training.micro_batches, world.rank, world.size)  # which refuses what cannot be shared
+    world.share(training.micro_batches)  # which refuses what cannot be shared
     folder = RunFolder(Path(run), training.lora is not None)
     shown = console if console is not None and world.main else Console(quiet=True)
     _refuse_rounded_weights(recipe)
@@ -227,7 +227,7 @@ def _train(run: _Run) -> TrainResult:
     codecs, objective = parts.of(training.stage), parts.objective
     clips = _encoded(run)
     # Only now: the text encoder and the network together may be more than there is memory for.
-    model = build.build_model(recipe, parts.codecs, parts.conditioner, assets=run.assets)
+    model = build.build_model(recipe, parts.codecs, parts.conditioner, spread=_spread(run.world), assets=run.assets)
     # Lightning reads a checkpoint before it converts the module, which would round float64 weights on the way.
     model = model.to(WEIGHT_DTYPES.get(training.trainer.precision))
     if run.begun is None:
@@ -248,8 +248,16 @@ def _train(run: _Run) -> TrainResult:
         seed=training.seed,
         choices=_choices(training),
         gradient_clip=trainer.gradient_clip,
+        sequence=run.world.sequence,
     )
     return _fit(run, module, clips)
+
+
+def _spread(world: World) -> build.Spread:
+    """How the tokens of a clip are shared out. The processes meet when Lightning has started them."""
+    if world.sequence == 1:
+        return build.ONE_PROCESS
+    return spread_over(Peers(None, world.rank % world.sequence, world.sequence))
 
 
 def _grids(codecs: AV[Codec], form: ClipSpec) -> AV[TokenGrid]:
@@ -292,7 +300,7 @@ def _fit(run: _Run, module: JointTraining, clips: EncodedClips) -> TrainResult:
         logs += make_loggers(settings.loggers, folder.path, run.recipe)
     sizes = tuple(len(bucket.clips) for bucket in clips.buckets)
     sampler = EpochSampler(sizes, training.batch_size * training.micro_batches, training.seed)
-    data = LatentData(clips, sampler, settings.workers, training.micro_batches, run.skip_bad)
+    data = LatentData(clips, sampler, settings.workers, run.world.share(training.micro_batches), run.skip_bad)
     if start is not None:
         console.print(f"going on from step {start} of {settings.max_steps}")
     with _quiet_lightning(), _told_what_is_kept(folder, point, checkpoints):
@@ -349,7 +357,7 @@ def make_trainer(
     settings = training.trainer
     return L.Trainer(
         max_steps=settings.max_steps,
-        accumulate_grad_batches=Share(training.micro_batches, world.rank, world.size).own,
+        accumulate_grad_batches=world.share(training.micro_batches).own,
         accelerator=settings.accelerator,
         devices=world.devices,
         num_nodes=world.nodes,

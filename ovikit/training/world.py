@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -16,6 +17,7 @@ from lightning.pytorch.strategies import DDPStrategy, Strategy
 
 from ovikit.errors import UserError
 from ovikit.recipe.training import Trainer
+from ovikit.training.batches import Share
 from ovikit.training.sharing import WAIT, Sharing
 
 Kind = Literal["single", "ddp", "fsdp"]
@@ -27,6 +29,7 @@ class World:
 
     rank:        of this process, from 0
     devices:     of each node
+    sequence:    how many neighbouring ones share the tokens of a clip: a group, which computes a micro-batch together
     environment: who started the processes, or will
     """
 
@@ -35,6 +38,7 @@ class World:
     nodes: int
     kind: Kind
     environment: ClusterEnvironment
+    sequence: int = 1
 
     @property
     def size(self) -> int:
@@ -44,6 +48,10 @@ class World:
     def main(self) -> bool:
         """Whether this process speaks and writes for the run."""
         return self.rank == 0
+
+    def share(self, micro_batches: int) -> Share:
+        """Which of a step's micro-batches this process's group computes. UserError where they cannot be shared."""
+        return Share(micro_batches, self.rank // self.sequence, self.size // self.sequence)
 
 
 def find_world(trainer: Trainer, environ: Mapping[str, str] = os.environ) -> World:
@@ -60,10 +68,23 @@ def find_world(trainer: Trainer, environ: Mapping[str, str] = os.environ) -> Wor
         devices, nodes, found = trainer.devices, trainer.nodes, LightningEnvironment()
         rank = found.node_rank() * devices + found.local_rank() if devices * nodes > 1 else 0
     _refuse_device(trainer, devices)
-    world = World(rank, devices, nodes, _kind(trainer, devices * nodes), found)
+    world = World(rank, devices, nodes, _kind(trainer, devices * nodes), found, trainer.sequence)
+    _refuse_groups(world)
     if world.kind == "fsdp" and trainer.precision in ("64-true", "16-mixed"):
         raise UserError(f"weights cannot be sharded with precision {trainer.precision}", "training.trainer.strategy")
     return world
+
+
+def _refuse_groups(world: World) -> None:
+    if world.size % world.sequence == 0:
+        return
+    there = "there is 1 process" if world.size == 1 else f"there are {world.size} processes"
+    raise UserError(
+        f"{there}, but {world.sequence} are to share the tokens of a clip",
+        "training.trainer.sequence",
+        f"start a multiple of {world.sequence}: torchrun --nproc-per-node {world.sequence} -m -- ovikit train ...; or "
+        f"-o training.trainer.sequence={math.gcd(world.size, world.sequence)}",
+    )
 
 
 def _kind(trainer: Trainer, size: int) -> Kind:

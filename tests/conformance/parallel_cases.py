@@ -28,6 +28,7 @@ from ovikit.recipe.models import Parallel
 from ovikit.runtime import parallel
 from ovikit.runtime.passes import BoundNetwork
 from ovikit.runtime.processes import Processes
+from ovikit.runtime.recompute import checkpoint_layers
 from ovikit.types import AV, Modality, Perturbation, Text, TokenGrid
 from ovikit_guidances.compose import compose
 from ovikit_guidances.options import Cfg, ModalityIsolating, Rescale, SyncCfg
@@ -90,6 +91,7 @@ CASES: dict[str, Case] = {
     "a bridge": Case((3, 2, 10), 9, fusion="bridge", options={"lengths": lengths(video=[11, 15], audio=[9, 4])}),
 }
 
+CHECKPOINTED = ("lengths that do not divide", "a clean first frame", "short keys of unequal length")
 ALSO_IN_FLOAT32 = ("lengths that do not divide", "a clean first frame", "heads that do not divide")
 DTYPES = (torch.float64, torch.float32)
 
@@ -214,6 +216,28 @@ def run_forwards(processes: Processes, found: dict[str, float]) -> None:
     )
 
 
+def gradient(model: JointModel, case: Case) -> Tensor:
+    """Of all parameters, in one row, of a loss of the whole velocity."""
+    model.zero_grad()
+    torch.stack([x.square().mean() for x in velocity(model, case).values()]).sum().backward()
+    return torch.cat([(torch.zeros_like(p) if p.grad is None else p.grad).flatten() for p in model.parameters()])
+
+
+def run_gradients(processes: Processes, found: dict[str, float]) -> None:
+    """The mean over the processes, as DDP makes it, against the gradient of one process; layers checkpointed as well."""
+    partition = processes.spread.partition
+    assert isinstance(partition, parallel.TokenPartition)
+    for name, checkpointed in [*((name, False) for name in CASES), *((name, True) for name in CHECKPOINTED)]:
+        case = CASES[name]
+        model = build(case, processes.spread)
+        if checkpointed:
+            checkpoint_layers(model)
+        together = partition.peers.gather(gradient(model, case)[None]).mean(dim=0)
+        found[f"gradient, {name}{', checkpointed' if checkpointed else ''}"] = compared(
+            processes, AV(together), lambda case=case: AV(gradient(build(case), case)[None])
+        )
+
+
 @torch.no_grad()
 def run_loops(processes: Processes, found: dict[str, float], name: str) -> None:
     for (label, guidance), dtype in product(GUIDANCES.items(), DTYPES):
@@ -263,6 +287,7 @@ def run_all() -> dict[str, Any]:
     found: dict[str, float] = {}
     with Processes.start(Parallel(sequence=int(os.environ["WORLD_SIZE"]))) as processes:
         run_forwards(processes, found)
+        run_gradients(processes, found)
         sent = count_sent(processes)
         told = processes.collect({"rank": processes.layout.rank})
     for layout in LAYOUTS[processes.layout.world]:

@@ -7,13 +7,14 @@ import os
 import socket
 import subprocess
 import sys
+from collections.abc import Sequence
 from itertools import product
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from parallel_cases import ALSO_IN_FLOAT32, CASES, GUIDANCES, LAYOUTS, promised
+from parallel_cases import ALSO_IN_FLOAT32, CASES, CHECKPOINTED, GUIDANCES, LAYOUTS, promised
 
 WORKER = Path(__file__).with_name("parallel_worker.py")
 TOLERANCE = {torch.float64: 1e-12, torch.float32: 1e-5}
@@ -53,6 +54,12 @@ def test_spread_tokens_give_the_velocity_of_one_process(found, dtype: torch.dtyp
     cases = CASES if dtype == torch.float64 else ALSO_IN_FLOAT32
     differences = {case: worst(found, f"{case} {dtype}") for case in cases}
     assert {case: value for case, value in differences.items() if not value < TOLERANCE[dtype]} == {}
+
+
+@pytest.mark.parametrize(("how", "cases"), [("", CASES), (", checkpointed", CHECKPOINTED)], ids=["", "checkpointed"])
+def test_the_mean_of_their_gradients_is_the_gradient_of_one_process(found, how: str, cases: Sequence[str]) -> None:
+    differences = {case: worst(found, f"gradient, {case}{how}") for case in cases}
+    assert {case: value for case, value in differences.items() if not value < TOLERANCE[torch.float64]} == {}
 
 
 def test_one_model_takes_clips_of_many_sizes(found) -> None:

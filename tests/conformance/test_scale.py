@@ -1,4 +1,5 @@
-"""Training on 2 and 4 processes (gloo): the steps of one process, by DDP and by FSDP2, and checkpoints that any number
+"""Training on 2 and 4 processes (gloo): the steps of one process, by DDP and by FSDP2, also with the tokens of a clip
+spread over two of them, and checkpoints that any number
 of processes goes on from."""
 
 from __future__ import annotations
@@ -120,8 +121,8 @@ def alone(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("processes", "options"),
-    [(4, ("strategy=ddp",)), (2, ("strategy=fsdp",)),
-     (4, ("strategy=fsdp", "checkpoints=sharded", "activation_checkpointing=true"))],
+    [(4, ("strategy=ddp",)), (2, ("strategy=fsdp",)), (2, ("strategy=ddp", "sequence=2")),
+     (4, ("strategy=fsdp", "sequence=2", "checkpoints=sharded", "activation_checkpointing=true"))],
 )  # fmt: skip
 def test_several_processes_train_as_one_and_any_number_goes_on(
     alone: Path, processes: int, options: Sequence[str], tmp_path: Path

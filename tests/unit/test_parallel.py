@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from ovikit.errors import UserError
 from ovikit.networks.attention import SpreadAttend, sdpa, whole_keys
@@ -90,7 +90,7 @@ def test_a_share_tells_its_streams_tokens(processes: int) -> None:
 def test_tokens_that_are_no_streams_are_refused() -> None:
     partition = TokenPartition(place(0, 2))
     partition.spread(stream(8))
-    with pytest.raises(UserError, match=r"runtime\.parallel\.sequence: attention was asked for 9 tokens"):
+    with pytest.raises(UserError, match=r"runtime\.parallel\.sequence or training\.trainer\.sequence: attention was asked for 9 tokens"):
         partition.total(9)
 
 
@@ -101,9 +101,16 @@ def test_text_is_read_by_the_local_attention() -> None:
     assert whole_keys(attend) is sdpa
 
 
-def test_a_gradient_is_refused() -> None:
-    with pytest.raises(RuntimeError, match="no gradients"):
-        place(0, 2).gather(nn.Parameter(torch.ones(2, 3)))
+def test_processes_that_have_not_met_exchange_shapes_alone() -> None:
+    """In the default group others would answer."""
+    with pytest.raises(RuntimeError, match="have not met"):
+        place(0, 2).gather(torch.ones(2, 3))
+    given = torch.ones(2, 3, device="meta", requires_grad=True)
+    gathered = place(0, 3).gather(place(0, 3).exchange(given, [1, 1, 0], [1, 1, 1]))
+    assert gathered.shape == (3, 3, 3)
+    gathered.sum().backward()
+    assert given.grad is not None
+    assert given.grad.shape == given.shape
 
 
 def test_heads_are_shared_out_evenly() -> None:
