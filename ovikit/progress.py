@@ -51,8 +51,8 @@ class Meter:
             self._bar.update(self._task, completed=done, told=told)
         elif now - self._said >= LINE_EVERY_S or done >= self._total:
             self._said = now
-            left = clock((self._total - done) / max(rate, 1e-9))
-            self._console.print(f"{self._what} {int(done)}/{self._total}  {told}  {left} left", highlight=False)
+            left = f"  {clock((self._total - done) / rate)} left" if rate > 0 else ""
+            self._console.print(f"{self._what} {int(done)}/{self._total}  {told}{left}", highlight=False)
 
     def close(self) -> None:
         """Takes the bar off the screen's last line: what it showed stays."""

@@ -106,9 +106,7 @@ class _Gathered(torch.autograd.Function):
         return found.unflatten(0, (peers.size, grad.shape[1])).sum(0), None
 
 
-def _answered(
-    collective: Callable[..., object], out: Tensor, *given: object, group: dist.ProcessGroup | None
-) -> None:
+def _answered(collective: Callable[..., object], out: Tensor, *given: object, group: dist.ProcessGroup | None) -> None:
     """Runs a collective; of shapes alone nothing is to be said. UserError where another process has ended or does not
     answer in time."""
     if out.is_meta:
@@ -270,7 +268,7 @@ class UlyssesAttend:
 def _as_attended(x: Float[Tensor, "*_any"]) -> Float[Tensor, "*_any"]:
     """In the format that attention casts to under autocast: half the message."""
     kind = x.device.type
-    autocast = x.dtype == torch.float32 and torch.is_autocast_enabled(kind)
+    autocast = x.dtype == torch.float32 and not x.is_meta and torch.is_autocast_enabled(kind)
     return x.to(torch.get_autocast_dtype(kind)) if autocast else x
 
 

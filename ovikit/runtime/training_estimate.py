@@ -20,14 +20,14 @@ layers, with one layer's gradients. ``ddp`` divides nothing.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
-from torch.utils.flop_counter import FlopCounterMode
+from torch.utils.flop_counter import flop_registry
 
 from ovikit.networks.joint import JointModel
 from ovikit.networks.peak import PeakBytes
@@ -43,15 +43,23 @@ class _Attention(torch.autograd.Function):
     """Attention as a fused kernel allocates: forward keeps its inputs, its output and one number a query."""
 
     @staticmethod
-    def forward(ctx: Any, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
-        out = torch.empty_like(query)
+    def forward(ctx: Any, query: Tensor, key: Tensor, value: Tensor, counter: CountedAttend) -> Tensor:
+        ctx.counter, out = counter, torch.empty_like(query)
+        counter.flops += 2 * _product(query, key)
         ctx.save_for_backward(query, key, value, out, query.new_empty(query.shape[:3], dtype=torch.float32))
         return out
 
     @staticmethod
-    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, Tensor, Tensor, None]:
         query, key, value, _, _ = ctx.saved_tensors
-        return torch.empty_like(query), torch.empty_like(key), torch.empty_like(value)
+        ctx.counter.flops += 5 * _product(query, key)
+        return torch.empty_like(query), torch.empty_like(key), torch.empty_like(value), None
+
+
+def _product(query: Tensor, key: Tensor) -> int:
+    """FLOPs of one product of queries and keys."""
+    batch, queries, heads, width = query.shape
+    return 2 * batch * heads * queries * key.shape[1] * width
 
 
 class CountedAttend:
@@ -61,11 +69,7 @@ class CountedAttend:
         self.flops = 0
 
     def __call__(self, query: Tensor, key: Tensor, value: Tensor, lengths: Tensor | None = None) -> Tensor:
-        batch, queries, heads, width = query.shape
-        # two products forward; five backward, where anything in them is learned
-        learned = torch.is_grad_enabled() and any(x.requires_grad for x in (query, key, value))
-        self.flops += (14 if learned else 4) * batch * heads * queries * key.shape[1] * width
-        return _Attention.apply(query, key, value)  # type: ignore[no-any-return]
+        return _Attention.apply(query, key, value, self)  # type: ignore[no-any-return]
 
 
 @dataclass(frozen=True, slots=True)
@@ -150,15 +154,15 @@ def estimate_training(
     """
     step = _Step(model, latents, grids, text_width, clips)
     activations: dict[bool, int] = {}
+    flops: dict[bool, int] = {}
     with _dropped_gradients(model):
         for checkpointed in (False, True):
-            with _checkpointed(model, checkpointed), PeakBytes() as counted:
+            attend.flops = 0
+            with _checkpointed(model, checkpointed), _Counted() as counted:
                 step()
             activations[checkpointed] = counted.peak
-        learned = _flops(step, attend)
-    with torch.no_grad():
-        again = _flops(step.forward, attend)  # what checkpointed layers compute a second time
-    return TrainingEstimate(clips, *_sizes(model), activations, {False: learned, True: learned + again})
+            flops[checkpointed] = counted.flops + attend.flops
+    return TrainingEstimate(clips, *_sizes(model), activations, flops)
 
 
 class _Step:
@@ -183,12 +187,18 @@ class _Step:
         torch.stack([one.float().square().mean() for one in self.forward().values()]).sum().backward()
 
 
-def _flops(run: Callable[[], object], attend: CountedAttend) -> int:
-    """Counted apart from the bytes: the counter keeps alive what checkpointing would let go."""
-    attend.flops = 0
-    with FlopCounterMode(display=False) as counter:
-        run()
-    return counter.get_total_flops() + attend.flops
+class _Counted(PeakBytes):
+    """Counts FLOPs as well, with PyTorch's formulas. (Its own counter keeps alive what checkpointing would let go.)"""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.flops = 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        result = super().__torch_dispatch__(func, types, args, kwargs)
+        if (formula := flop_registry.get(func.overloadpacket)) is not None:
+            self.flops += formula(*args, **(kwargs or {}), out_val=result)
+        return result
 
 
 @contextmanager

@@ -29,8 +29,8 @@ class LatentData(L.LightningDataModule):
         self,
         clips: EncodedClips,
         sampler: EpochSampler,
+        share: Share,
         workers: int = 0,
-        share: Share = Share(),
         skip_bad: bool = False,
     ) -> None:
         super().__init__()

@@ -300,7 +300,7 @@ def _fit(run: _Run, module: JointTraining, clips: EncodedClips) -> TrainResult:
         logs += make_loggers(settings.loggers, folder.path, run.recipe)
     sizes = tuple(len(bucket.clips) for bucket in clips.buckets)
     sampler = EpochSampler(sizes, training.batch_size * training.micro_batches, training.seed)
-    data = LatentData(clips, sampler, settings.workers, run.world.share(training.micro_batches), run.skip_bad)
+    data = LatentData(clips, sampler, run.world.share(training.micro_batches), settings.workers, run.skip_bad)
     if start is not None:
         console.print(f"going on from step {start} of {settings.max_steps}")
     with _quiet_lightning(), _told_what_is_kept(folder, point, checkpoints):

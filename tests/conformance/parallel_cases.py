@@ -224,7 +224,7 @@ def gradient(model: JointModel, case: Case) -> Tensor:
 
 
 def run_gradients(processes: Processes, found: dict[str, float]) -> None:
-    """The mean over the processes, as DDP makes it, against the gradient of one process; layers checkpointed as well."""
+    """The mean over the processes, as DDP makes it, against the gradient of one process; checkpointed as well."""
     partition = processes.spread.partition
     assert isinstance(partition, parallel.TokenPartition)
     for name, checkpointed in [*((name, False) for name in CASES), *((name, True) for name in CHECKPOINTED)]:

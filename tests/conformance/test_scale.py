@@ -1,6 +1,5 @@
 """Training on 2 and 4 processes (gloo): the steps of one process, by DDP and by FSDP2, also with the tokens of a clip
-spread over two of them, and checkpoints that any number
-of processes goes on from."""
+spread over two of them, and checkpoints that any number of processes goes on from."""
 
 from __future__ import annotations
 

@@ -90,7 +90,9 @@ def test_a_share_tells_its_streams_tokens(processes: int) -> None:
 def test_tokens_that_are_no_streams_are_refused() -> None:
     partition = TokenPartition(place(0, 2))
     partition.spread(stream(8))
-    with pytest.raises(UserError, match=r"runtime\.parallel\.sequence or training\.trainer\.sequence: attention was asked for 9 tokens"):
+    with pytest.raises(
+        UserError, match=r"runtime\.parallel\.sequence or training\.trainer\.sequence: attention was asked for 9 tokens"
+    ):
         partition.total(9)
 
 

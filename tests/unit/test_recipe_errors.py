@@ -66,7 +66,7 @@ BAD = [
     ("max_steps: 3", "max_steps: 3, callbacks: []",
      "r.yaml:25: training.trainer.callbacks: unknown key; there are: accelerator, activation_checkpointing, "
      "checkpoint_every_steps, checkpoints, compile, devices, gradient_clip, keep_checkpoints, log_every_steps, "
-     "loggers, max_steps, nodes, precision, strategy, workers"),
+     "loggers, max_steps, nodes, precision, sequence, strategy, workers"),
     ("betas: [0.9, 0.95]", "betas: [0.9]", "r.yaml:24: training.optimizer.betas.1: is missing"),
     ("batch_size: 2", "batch_size: 2\n  text_dropout: 1.5",
      "r.yaml:24: training.text_dropout: should be less than or equal to 1, not 1.5"),

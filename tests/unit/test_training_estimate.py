@@ -91,6 +91,24 @@ def test_devices_share_all_but_activations(tmp_path: Path) -> None:
     assert shared["gathered"] == 2 * (2 * layer + sum(one.outside)) + 4 * layer
 
 
+def test_devices_that_share_tokens_share_activations_and_work(tmp_path: Path) -> None:
+    whole, half = (
+        training_figures(load_recipe(write_recipe(tmp_path), (f"training.trainer.sequence={n}",))) for n in (1, 2)
+    )
+    assert whole is not None
+    assert half is not None
+    for kept in ("kept", "checkpointed"):
+        # embeddings and heads are everyone's
+        assert 0.5 < half["activation_bytes"][kept] / whole["activation_bytes"][kept] < 0.8
+        assert 0.5 < half["flops"][kept] / whole["flops"][kept] < 0.8
+    assert half["trained"] == whole["trained"]
+    assert {row["devices"] for row in whole["devices"]} == {1, 2, 4, 8, 16, 64}
+    assert {(row["sharing"], row["devices"]) for row in half["devices"]} >= {("ddp", 2), ("fsdp", 2), ("fsdp", 64)}
+    three = training_figures(load_recipe(write_recipe(tmp_path), ("training.trainer.sequence=3",)))
+    assert three is not None
+    assert {row["devices"] for row in three["devices"]} == {3, 6, 12, 24, 48, 192}
+
+
 def test_plan_tells_of_training_what_the_recipe_says(tmp_path: Path) -> None:
     path = write_recipe(tmp_path)
     told = training_figures(load_recipe(path, ()))

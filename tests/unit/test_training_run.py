@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 import torch
+from lightning.fabric.plugins.environments.torchelastic import TorchElasticEnvironment
 from rich.console import Console
 from safetensors import safe_open
 from safetensors.torch import load_file
@@ -25,6 +26,7 @@ from ovikit.training import run as runs
 from ovikit.training.batches import Share
 from ovikit.training.callbacks import Checkpoints
 from ovikit.training.watch import NonFiniteError
+from ovikit.training.world import World, find_world
 
 
 @pytest.fixture(autouse=True)
@@ -456,6 +458,23 @@ def test_processes_share_the_micro_batches_of_a_step() -> None:
         assert sorted(own) == [whole.place(step * 6 + part) for part in range(6)]
     with pytest.raises(UserError, match=r"6 micro-batches cannot be shared equally by 4 processes.*\n.*=8"):
         Share(6, 0, 4)
+
+
+def test_processes_that_share_tokens_have_the_same_micro_batches(tmp_path: Path) -> None:
+    def world(rank: int, processes: int, sequence: int) -> World:
+        training = recipe_of(tmp_path, overrides=(f"training.trainer.sequence={sequence}",)).training
+        assert training is not None
+        told = {"RANK": rank, "WORLD_SIZE": processes, "LOCAL_WORLD_SIZE": processes}
+        return find_world(training.trainer, {name: str(value) for name, value in told.items()})
+
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(TorchElasticEnvironment, "detect", staticmethod(lambda: True))
+        assert [world(rank, 4, 2).share(6) for rank in range(4)] == [Share(6, g, 2) for g in (0, 0, 1, 1)]
+        with pytest.raises(UserError, match=r"sequence: there are 6 processes, but 4 are to share(.|\n)*sequence=2"):
+            world(0, 6, 4)
+    with pytest.raises(UserError, match=r"there is 1 process, but 2 are to share"):
+        runs.train(recipe_of(tmp_path, overrides=("training.trainer.sequence=2",)), tmp_path / "run")
+    assert not (tmp_path / "run").exists()
 
 
 @pytest.mark.parametrize("workers", [0, 2])
