@@ -64,5 +64,5 @@ def refuse_spread(attend: Attend, fusion: str, why: str) -> None:
     if isinstance(attend, SpreadAttend):
         raise ValueError(
             f"fusion '{fusion}' {why}, so a clip's tokens cannot be spread over processes: use "
-            "runtime.parallel.sequence=1, and training.trainer.sequence=1"
+            "runtime.parallel.sequence=1, or in training training.trainer.sequence=1"
         )
