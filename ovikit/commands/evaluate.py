@@ -27,7 +27,10 @@ def evaluate(
     clips: Annotated[Path, typer.Option(metavar="DIR", help="Folder of ID.mp4 files.", show_default=False)],
     recipe: Annotated[
         Path | None,
-        typer.Option(metavar="RECIPE", help="What made the clips; default: recipe.lock.yaml among them."),
+        typer.Option(
+            metavar="RECIPE",
+            help="What made the clips; default: recipe.lock.yaml among them. Without one they are taken as they are.",
+        ),
     ] = None,
     out: Annotated[
         Path | None, typer.Option(metavar="DIR", help="Folder of results.json; default: the one that holds the clips'.")
@@ -38,28 +41,27 @@ def evaluate(
     report: Annotated[bool, typer.Option("--report", help="Write report.html, too.")] = False,
     override: SuiteOverrides = None,
 ) -> None:
-    """Score a folder of clips: each metric with its interval, its ceiling (ground truth) and its chance.
+    """Score a folder of clips, ovikit's or any other model's: each metric with its interval, its ceiling (ground
+    truth) and its chance.
 
     Example: ovikit eval evals/suites/toyworld.yaml --clips runs/demo/clips --report
     """
+    from ovikit.layout import LOCK
+    from ovikit.recipe.load import load_recipe, load_suite
+
+    found = load_suite(suite, override or ())
+    if not clips.is_dir():
+        raise UserError("there is no such folder of clips", "--clips " + str(clips))
+    lock = recipe or clips / LOCK
+    made_by = load_recipe(lock) if recipe is not None or lock.is_file() else None
+    # Only now: a typo is told at once, without torch.
     from rich.console import Console
 
     from ovikit.commands.progress import evaluation_progress
     from ovikit.evaluation.results import write_results
     from ovikit.evaluation.runner import evaluate as run_evaluation
-    from ovikit.layout import LOCK
-    from ovikit.recipe.load import load_recipe, load_suite
 
     console = Console(soft_wrap=True)
-    found = load_suite(suite, override or ())
-    if not clips.is_dir():
-        raise UserError("there is no such folder of clips", "--clips " + str(clips))
-    lock = recipe or clips / LOCK
-    if recipe is None and not lock.is_file():
-        raise UserError(
-            f"the clips come without {LOCK}", str(clips), "give the recipe in whose form they are: --recipe"
-        )
-    made_by = load_recipe(lock)
     folder, kept = out or clips.parent, truth or clips.parent / "truth"
     with evaluation_progress(console) as shown:
         results = run_evaluation(found, made_by, clips, kept, told=shown)
@@ -71,7 +73,7 @@ def evaluate(
         from ovikit.evaluation.runner import build_bench
 
         folders = Folders(clips, kept, clips.parent)
-        path = write_report(results, made_by, build_bench(found, made_by), folders, folder / "report.html")
+        path = write_report(results, made_by, build_bench(found, made_by, clips), folders, folder / "report.html")
         console.print(f"report:  {path}", highlight=False)
 
 
@@ -80,14 +82,14 @@ def results_table(results: Results) -> Table:
     from rich import box
     from rich.table import Table
 
-    from ovikit.evaluation.words import show_interval, show_number, show_share
+    from ovikit.evaluation.words import ARROWS, show_interval, show_number, show_share
 
-    title = f"{results.recipe.name} on {results.suite.name} ({results.profile})"
+    title = f"{results.subject} on {results.suite.name} ({results.profile})"
     table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, padding=(0, 1), pad_edge=False)
     for heading in ("metric", "value", "95 %", "chance", "ceiling", "way", "scored"):
         table.add_column(heading, justify="left" if heading == "metric" else "right", no_wrap=True)
     for name, metric in results.metrics.items():
-        arrow = "↑" if metric.direction == "higher" else "↓"
+        arrow = ARROWS[metric.direction]
         table.add_row(
             f"{name} {arrow}",
             show_number(metric.value, metric),

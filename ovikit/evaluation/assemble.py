@@ -47,7 +47,7 @@ class Outcome:
 
 def assemble(
     suite: Suite,
-    recipe: Recipe,
+    recipe: Recipe | None,
     clips: Path,
     items: Sequence[PromptItem],
     outcomes: Mapping[str, Outcome],
@@ -61,7 +61,8 @@ def assemble(
         format=FORMAT,
         suite=Named(name=suite.name, digest=suite.digest),
         profile=suite.profile,
-        recipe=Named(name=recipe.name, digest=recipe.digest),
+        folder=clips.resolve().name,
+        recipe=None if recipe is None else Named(name=recipe.name, digest=recipe.digest),
         weights_sha256=weights.pop() if len(weights) == 1 and weights != {"None"} else None,
         prompts=len(items),
         clips=len(there),

@@ -20,16 +20,16 @@ def scores_of(results: Results, metric: str) -> Summary:
 def comparison(first: Results, others: Mapping[str, Results]) -> dict[str, Any]:
     """Each metric of each run: value, interval, chance, share of the way, and the difference from ``first``, paired by
     prompt. ValueError where the runs were not measured by the same suite."""
-    runs = {first.recipe.name: first, **others}
+    runs = {first.subject: first, **others}
     if len({one.suite.digest for one in runs.values()}) > 1:
         raise ValueError("runs of different suites cannot be compared")
     return {
         "suite": first.suite.model_dump(),
         "profile": first.profile,
-        "baseline": first.recipe.name,
+        "baseline": first.subject,
         "runs": {
             name: {
-                "digest": one.recipe.digest,
+                "digest": None if one.recipe is None else one.recipe.digest,
                 "metrics": {metric: _entry(one, first, metric) for metric in first.metrics},
             }
             for name, one in runs.items()

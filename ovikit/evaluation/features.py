@@ -12,10 +12,10 @@ from typing import Any
 import av
 
 from ovikit.errors import UserError
-from ovikit.evaluation.protocols import Evaluator, Unscored
+from ovikit.evaluation.protocols import Evaluator, Unscored, Viewing
 from ovikit.files import atomic_write_text, sha256_of
-from ovikit.generate.media import read_clip
-from ovikit.types import ClipSpec, Modality
+from ovikit.generate.media import View, read_clip, read_views
+from ovikit.types import Clip, ClipSpec, Modality
 
 CACHE = ".features"
 DECODER = f"PyAV {av.__version__}, libavcodec {'.'.join(str(part) for part in av.library_versions['libavcodec'])}"
@@ -33,22 +33,32 @@ class Measure:
     options: Mapping[str, Any]
     evaluator: Evaluator
 
-    def key(self, form: ClipSpec, media_sha256: str) -> str:
+    @property
+    def view(self) -> View | None:
+        """The form in which the evaluator wants clips; None: as the recipe has them."""
+        return self.evaluator.view if isinstance(self.evaluator, Viewing) else None
+
+    def key(self, form: ClipSpec | None, media_sha256: str) -> str:
         """Changes with everything that may change the features of a file."""
-        parts = [self.name, self.evaluator.version, dict(self.options), repr(form), DECODER, media_sha256]
+        seen = repr(form) if self.view is None else repr(self.view)
+        parts = [self.name, self.evaluator.version, dict(self.options), seen, DECODER, media_sha256]
         return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
 
 
 def clip_features(
     path: Path,
     measures: Sequence[Measure],
-    form: ClipSpec,
+    form: ClipSpec | None,
     need: Sequence[Modality],
     cache: Path | None = None,
 ) -> ItemFeatures:
     """The features of one file by measure, from the cache where they are there; Unscored where it cannot be read.
 
-    The file is decoded at most once, and given to every evaluator at the recipe's size and sample rate.
+    The file is decoded at most once for the evaluators that want it in the form of the recipe, and once for those that
+    have a view of their own.
+
+    form:  of the recipe's clips; None: they come without a recipe
+    need:  modalities without which there are no features
     cache: a folder; default: ``.features`` beside the file
     """
     if not path.is_file():
@@ -61,16 +71,29 @@ def clip_features(
     if not missing:
         return found
     try:
-        clip = read_clip(path, need=need, size_px=(form.height_px, form.width_px), sample_rate_hz=form.sample_rate_hz)
+        clips = _decoded(path, [one.view for one in missing], form, need)
     except UserError as error:
         return Unscored(error.what)
     for one in missing:
-        features = one.evaluator.features(replace(clip, name=path.stem))
+        features = one.evaluator.features(replace(clips[one.view], name=path.stem))
         text = _plain_json(features, one.name)
         atomic_write_text(files[one.name], text)
         # What a first run scores is what a later one reads from the cache.
         found[one.name] = json.loads(text)
     return found
+
+
+def _decoded(
+    path: Path, views: Sequence[View | None], form: ClipSpec | None, need: Sequence[Modality]
+) -> dict[View | None, Clip]:
+    """The clip in every form that is asked for."""
+    found: dict[View | None, Clip] = {}
+    if None in views and form is not None:
+        size = form.height_px, form.width_px
+        found[None] = read_clip(path, need=need, size_px=size, sample_rate_hz=form.sample_rate_hz)
+    own = {view: view or View() for view in views if view not in found}
+    seen = read_views(path, tuple(own.values()), need) if own else {}
+    return found | {view: seen[shown] for view, shown in own.items()}
 
 
 def _plain_json(features: Features, name: str) -> str:

@@ -8,8 +8,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import Any, Literal, Protocol, runtime_checkable
 
+from ovikit.generate.media import View
 from ovikit.types import Clip
 
 
@@ -39,17 +40,20 @@ class PromptSet(Protocol):
         ...
 
 
+Direction = Literal["higher", "lower", "neither"]
+
+
 @dataclass(frozen=True, slots=True)
 class MetricSpec:
     """One number that an evaluator gives.
 
-    direction: whether more or less of it is better
+    direction: whether more or less of it is better; neither: it describes a clip and does not judge it
     range:     lowest and highest possible value; infinities allowed
     version:   changes whenever the same clip would score differently
     """
 
     name: str
-    direction: Literal["higher", "lower"]
+    direction: Direction
     unit: str
     range: tuple[float, float]
     version: str
@@ -82,3 +86,11 @@ class Evaluator(Protocol):
         """One entry per metric. ``video`` and ``audio`` are the features of the clip whose picture and of the clip
         whose sound is judged: the same clip normally, two when chance is measured by exchanging sounds."""
         ...
+
+
+@runtime_checkable
+class Viewing(Protocol):
+    """An evaluator that says in which form it wants clips. Others get them at the recipe's size and sample rate, or as
+    the file has them where there is no recipe."""
+
+    view: View

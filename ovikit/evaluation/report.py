@@ -13,17 +13,20 @@ from ovikit.evaluation.figures import draw_clip, onsets_of, training_chart
 from ovikit.evaluation.protocols import Unscored
 from ovikit.evaluation.results import MetricResult, Results
 from ovikit.evaluation.runner import Bench
-from ovikit.evaluation.words import show_interval, show_number, show_share
+from ovikit.evaluation.words import ARROWS, show_interval, show_number, show_share
 from ovikit.extras import require
 from ovikit.files import atomic_write_text
 from ovikit.generate.jobs import media_path
-from ovikit.generate.media import read_clip
+from ovikit.generate.media import View, read_clip, read_views
 from ovikit.layout import METRICS
 from ovikit.recipe.lock import dump_yaml
 from ovikit.recipe.models import Recipe
+from ovikit.types import MODALITIES
 
 SHOWN = 12
 TEMPLATE = "report.html.j2"
+DRAWN = View(longest_px=256, sample_rate_hz=16000)
+"""Form of the clips in figures, where there is no recipe to say it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,7 +63,7 @@ def bar_of(metric: MetricResult) -> Bar | None:
     return Bar(place(0.0), place(1.0), place(share.value), place(low), place(high))
 
 
-def write_report(results: Results, recipe: Recipe, bench: Bench, folders: Folders, path: Path) -> Path:
+def write_report(results: Results, recipe: Recipe | None, bench: Bench, folders: Folders, path: Path) -> Path:
     """Writes the report and its figures, a folder named like it; the path of the HTML file.
 
     The first clips are shown with players and figures, all are listed. UserError where the extra ``report`` is not
@@ -90,7 +93,8 @@ def write_report(results: Results, recipe: Recipe, bench: Bench, folders: Folder
         shown=items,
         links={item.id: _relative(media_path(folders.clips, item.id), home) for item in results.items},
         chart=None if folders.run is None else training_chart(folders.run / METRICS),
-        recipe_yaml=dump_yaml(recipe.to_dict()),
+        recipe_yaml=None if recipe is None else dump_yaml(recipe.to_dict()),
+        arrows=ARROWS,
     )
     atomic_write_text(path, html)
     return path
@@ -113,7 +117,10 @@ def _side(bench: Bench, folder: Path, name: str, figure: Path, home: Path) -> di
         return {"media": None, "figure": None, "reason": features.reason}
     form = bench.form
     try:
-        clip = read_clip(media, size_px=(form.height_px, form.width_px), sample_rate_hz=form.sample_rate_hz)
+        if form is None:
+            clip = read_views(media, (DRAWN,), MODALITIES)[DRAWN]
+        else:
+            clip = read_clip(media, size_px=(form.height_px, form.width_px), sample_rate_hz=form.sample_rate_hz)
     except UserError as error:
         # One tower alone: there is a player, and nothing to set side by side in a figure.
         return {"media": _relative(media, home), "figure": None, "reason": error.what}

@@ -49,7 +49,8 @@ class MetricResult(Number):
     """One metric: the measured number between what no agreement and what the truth would give."""
 
     evaluator: str
-    direction: Literal["higher", "lower"]
+    direction: Literal["higher", "lower", "neither"]
+    """Which way is better; neither: it describes clips and does not judge them."""
     unit: str
     range: tuple[float | None, float | None]
     """Lowest and highest possible value; null: unbounded."""
@@ -91,7 +92,10 @@ class Results(_Record):
     suite: Named
     profile: str
     """Name and version of the metric definitions."""
-    recipe: Named
+    folder: str = ""
+    """Name of the folder of the clips."""
+    recipe: Named | None
+    """What made the clips; null: they came without a recipe, of another model."""
     weights_sha256: str | None
     """Of the weights that made the clips, where their sidecars agree."""
     prompts: int
@@ -105,6 +109,11 @@ class Results(_Record):
     decoder: str
     metrics: dict[str, MetricResult]
     items: tuple[ItemResult, ...]
+
+    @property
+    def subject(self) -> str:
+        """What was measured: the recipe's name, or the folder's."""
+        return self.folder if self.recipe is None else self.recipe.name
 
 
 def results_schema() -> dict[str, Any]:

@@ -16,6 +16,7 @@ from torch import distributed
 from ovikit.errors import UserError
 from ovikit.evaluation.assemble import Chance, Outcome, assemble
 from ovikit.evaluation.features import ItemFeatures, Measure, clip_features
+from ovikit.evaluation.folder import FolderPrompts
 from ovikit.evaluation.metrics import ItemScores, Summary, derangements
 from ovikit.evaluation.protocols import PromptItem, PromptSet, Unscored
 from ovikit.evaluation.results import Results
@@ -48,11 +49,15 @@ class Pairing:
 
 @dataclass(frozen=True, slots=True)
 class Bench:
-    """The built parts of a suite for the clips of a recipe."""
+    """The built parts of a suite for a folder of clips.
+
+    form: of the clips of a recipe; None: they come without one
+    need: modalities that every clip has to have
+    """
 
     prompts: PromptSet
     measures: tuple[Measure, ...]
-    form: ClipSpec
+    form: ClipSpec | None
     need: tuple[Modality, ...]
 
     @property
@@ -60,9 +65,13 @@ class Bench:
         return [self.prompts[i] for i in range(len(self.prompts))]
 
 
-def build_bench(suite: Suite, recipe: Recipe) -> Bench:
-    """The parts of a suite, built. UserError where two evaluators or two metrics share a name."""
-    form = clip_spec(recipe)
+def build_bench(suite: Suite, recipe: Recipe | None, clips: Path | None = None) -> Bench:
+    """The parts of a suite, built. UserError where two evaluators or two metrics share a name.
+
+    recipe: whose form the clips have; None: they come without one
+    clips:  the folder that a suite without prompts measures
+    """
+    form = None if recipe is None else clip_spec(recipe)
     measures = tuple(
         Measure(slot.type, slot.to_dict(), evaluator)
         for slot, evaluator in zip(suite.evaluators, build_evaluators(suite, form), strict=True)
@@ -75,19 +84,21 @@ def build_bench(suite: Suite, recipe: Recipe) -> Bench:
         if twice:
             where = str(suite.source) if suite.source else None
             raise UserError(f"the suite has two {what}s named '{twice[0]}'", where)
-    return Bench(build_prompts(suite, form), measures, form, recipe.model.modalities)
+    prompts = FolderPrompts(clips) if suite.prompts is None and clips is not None else build_prompts(suite, form)
+    return Bench(prompts, measures, form, () if recipe is None else recipe.model.modalities)
 
 
 def evaluate(
     suite: Suite,
-    recipe: Recipe,
+    recipe: Recipe | None,
     clips: Path,
     truth: Path | None = None,
     *,
     exchanges: int = EXCHANGES,
     told: Told = lambda what, done, total: None,
 ) -> Results:
-    """The results of ``suite`` on the folder ``clips``, made by ``recipe`` or in its form.
+    """The results of ``suite`` on the folder ``clips``, made by ``recipe`` or in its form; without a recipe they are
+    taken as they are, and there is no ceiling.
 
     truth:     where ground-truth clips are kept, so that a second run finds them; default: ``truth`` beside ``clips``
     exchanges: ways of giving each clip another one's sound, which chance is the mean of
@@ -97,8 +108,10 @@ def evaluate(
     """
     if not clips.is_dir():
         raise UserError("there is no such folder of clips", str(clips))
-    with observed("eval", clips, recipe.name, recipe.digest) as run:
-        measured = evaluate_bench(build_bench(suite, recipe), build_codecs(recipe), clips, truth, exchanges, told)
+    name, digest = (clips.name, "") if recipe is None else (recipe.name, recipe.digest)
+    with observed("eval", clips, name, digest) as run:
+        codecs = None if recipe is None else build_codecs(recipe)
+        measured = evaluate_bench(build_bench(suite, recipe, clips), codecs, clips, truth, exchanges, told)
         results = measured.results(suite, recipe)
         run.results = {name: one.value for name, one in results.metrics.items() if one.value is not None}
     return results
@@ -115,7 +128,7 @@ class Measured:
     ceiling: Mapping[str, Summary] | None
     exchanges: int
 
-    def results(self, suite: Suite, recipe: Recipe) -> Results:
+    def results(self, suite: Suite, recipe: Recipe | None) -> Results:
         """The content of ``results.json``."""
         outcomes = {
             spec.name: Outcome(
@@ -132,9 +145,9 @@ class Measured:
 
 
 def evaluate_bench(
-    bench: Bench, codecs: AV[Codec], clips: Path, truth: Path | None, exchanges: int, told: Told
+    bench: Bench, codecs: AV[Codec] | None, clips: Path, truth: Path | None, exchanges: int, told: Told
 ) -> Measured:  # fmt: skip
-    """The scores of a folder, of its exchanged sounds, and of the ground truth."""
+    """The scores of a folder, of its exchanged sounds, and of the ground truth through the codecs."""
     measured = _features(bench, clips, told, "clips")
     readable = [i for i, one in enumerate(measured) if not isinstance(one, Unscored)]
     orders = [
@@ -143,7 +156,7 @@ def evaluate_bench(
     ]
     folder = clips.parent / "truth" if truth is None else truth
     there: list[int] = []
-    if _rank() == 0:
+    if _rank() == 0 and codecs is not None and bench.form is not None:
         there = write_truth(bench.prompts, codecs, bench.form, folder, lambda n, total: told("ground truth", n, total))
     there = _from_first(there)
     value = _scores(bench, measured, [Pairing({i: i for i in readable})])

@@ -5,6 +5,8 @@ from __future__ import annotations
 from ovikit.evaluation.results import Derived, Interval, MetricResult
 
 NOTHING = "–"
+ARROWS = {"higher": "↑", "lower": "↓", "neither": "·"}
+"""Which way is better."""
 
 
 def show_number(value: float | None, metric: MetricResult) -> str:

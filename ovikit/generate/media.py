@@ -22,7 +22,7 @@ from av.error import FFmpegError
 from av.packet import Packet
 from av.stream import Stream
 from av.video.frame import VideoFrame
-from av.video.reformatter import ColorRange, Colorspace
+from av.video.reformatter import ColorRange, Colorspace, Interpolation
 from numpy.typing import NDArray
 from torch import Tensor
 
@@ -138,9 +138,30 @@ def _audio_packets(container: OutputContainer, audio: Tensor, rate: int) -> Iter
     return packets()
 
 
+@dataclass(frozen=True, slots=True)
+class View:
+    """The form in which somebody wants to see and hear a clip.
+
+    longest_px:     frames are averaged down until their longer side is that; None, or smaller frames: as they are
+    sample_rate_hz: sound is resampled to it; None: the file's own
+    modalities:     what is wanted; the clip lacks the other one, but keeps to the length of the picture
+    """
+
+    longest_px: int | None = None
+    sample_rate_hz: int | None = None
+    modalities: tuple[Modality, ...] = MODALITIES
+
+    def size_px(self, height: int, width: int) -> tuple[int, int]:
+        """Height and width of the frames of a file."""
+        if self.longest_px is None or max(height, width) <= self.longest_px:
+            return height, width
+        scale = self.longest_px / max(height, width)
+        return max(1, round(height * scale)), max(1, round(width * scale))
+
+
 @dataclass(slots=True)
 class _Decoded:
-    """What one pass over a file gathers: frames and sound, each piece with its time in seconds."""
+    """What one pass over a file gathers for a view: frames and sound, each piece with its time in seconds."""
 
     frames: list[NDArray[np.uint8]]
     frame_times: list[float]
@@ -166,52 +187,97 @@ def read_clip(
 
     UserError, naming the file, when it is missing, truncated, or lacks frames or sound that are needed.
     """
-    path = Path(path)
+    (decoded,) = _read(Path(path), need, (View(None, sample_rate_hz),))
+    return _clip(Path(path), decoded, size_px)
+
+
+def read_views(path: Path | str, views: Sequence[View], need: Sequence[Modality] = ()) -> dict[View, Clip]:
+    """The clip of a media file in several forms, decoded once. Errors and the rest are as in ``read_clip``."""
+    wanted = tuple(dict.fromkeys(views))
+    found = zip(wanted, _read(Path(path), need, wanted), strict=True)
+    return {view: _clip(Path(path), decoded, None) for view, decoded in found}
+
+
+def _read(path: Path, need: Sequence[Modality], views: Sequence[View]) -> list[_Decoded]:
     if not path.is_file():
         raise UserError("there is no such file", str(path))
     try:
-        decoded = _decode(path, need, sample_rate_hz)
+        found = _decode(path, need, views)
     except FFmpegError as error:
         raise UserError(
             f"it cannot be decoded ({error.strerror or error}): truncated or not a media file", str(path)
         ) from error
-    for modality, pieces in (("video", decoded.frames), ("audio", decoded.sounds)):
-        if modality in need and not pieces:
+    there = {
+        "video": any(one.frame_times for one in found),
+        "audio": any(one.sounds for one in found) or not any("audio" in view.modalities for view in views),
+    }
+    for modality, one in there.items():
+        if modality in need and not one:
             raise UserError(f"its {modality} stream is empty", str(path))
-    video = _even_rate(decoded, size_px)
+    if not any(there.values()):
+        raise UserError("it has neither picture nor sound", str(path))
+    return found
+
+
+def _clip(path: Path, decoded: _Decoded, size_px: tuple[int, int] | None) -> Clip:
+    shown = _shown(decoded)
+    frames = None if not decoded.frames else np.stack([decoded.frames[i] for i in shown])
+    video = frames if frames is None or size_px is None else _averaged_down(frames, *size_px)
     start = decoded.frame_times[0] if decoded.frame_times else (decoded.sound_times[0] if decoded.sound_times else 0.0)
-    length = None if video is None else round(len(video) / decoded.frame_rate_hz * decoded.sample_rate_hz)
+    length = round(len(shown) / decoded.frame_rate_hz * decoded.sample_rate_hz) if len(shown) else None
     return Clip(
         path.stem, "", None if video is None else torch.from_numpy(video), _sound(decoded, start, length),
         decoded.frame_rate_hz, decoded.sample_rate_hz,
     )  # fmt: skip
 
 
-def _decode(path: Path, need: Sequence[Modality], sample_rate_hz: int | None) -> _Decoded:
+def _decode(path: Path, need: Sequence[Modality], views: Sequence[View]) -> list[_Decoded]:
     with av.open(str(path)) as container:
         video, audio = next(iter(container.streams.video), None), next(iter(container.streams.audio), None)
         for modality, stream in (("video", video), ("audio", audio)):
             if modality in need and stream is None:
                 raise UserError(f"it has no {modality} stream", str(path))
-        rate = sample_rate_hz or (audio.codec_context.sample_rate if audio else 0)
+        streams = [stream for stream in (video, audio) if stream is not None]
+        if not streams:
+            raise UserError("it has neither picture nor sound", str(path))
         frame_rate = video.average_rate or video.guessed_rate or video.base_rate if video else 0
-        decoded = _Decoded([], [], [], [], float(frame_rate or 0), rate)
-        resampler = AudioResampler(format="fltp", layout="mono", rate=rate) if audio else None
-        for frame in container.decode(*[stream for stream in (video, audio) if stream is not None]):
-            if isinstance(frame, VideoFrame):
-                # A stream without time stamps is taken to be even.
-                even = len(decoded.frames) / decoded.frame_rate_hz
-                decoded.frame_times.append(even if frame.time is None else frame.time)
-                decoded.frames.append(np.asarray(frame.to_ndarray(format="rgb24"), dtype=np.uint8))
-            elif isinstance(frame, AudioFrame) and resampler is not None:
-                _take_sound(decoded, resampler.resample(frame))
-        if resampler is not None:
-            _take_sound(decoded, resampler.resample(None))
-        if video is not None and decoded.frames:
-            _refuse_truncated(video, decoded.frame_times[-1] + 1 / decoded.frame_rate_hz, path)
-        if audio is not None and decoded.sounds:
-            _refuse_truncated(audio, decoded.sound_times[-1] + len(decoded.sounds[-1]) / rate, path)
-    return decoded
+        if video is not None and not frame_rate:
+            raise UserError("its frame rate is not known", str(path))
+        own = audio.codec_context.sample_rate if audio else 0
+        found = [_Decoded([], [], [], [], float(frame_rate or 0), view.sample_rate_hz or own) for view in views]
+        resamplers = [
+            AudioResampler(format="fltp", layout="mono", rate=one.sample_rate_hz)
+            if audio and "audio" in view.modalities
+            else None
+            for view, one in zip(views, found, strict=True)
+        ]
+        for frame in container.decode(*streams):
+            for view, decoded, resampler in zip(views, found, resamplers, strict=True):
+                if isinstance(frame, VideoFrame):
+                    _take_frame(decoded, frame, view)
+                elif isinstance(frame, AudioFrame) and resampler is not None:
+                    _take_sound(decoded, resampler.resample(frame))
+        for decoded, resampler in zip(found, resamplers, strict=True):
+            if resampler is not None:
+                _take_sound(decoded, resampler.resample(None))
+        for one in found:
+            if video is not None and one.frame_times:
+                _refuse_truncated(video, one.frame_times[-1] + 1 / one.frame_rate_hz, path)
+            if audio is not None and one.sounds:
+                _refuse_truncated(audio, one.sound_times[-1] + len(one.sounds[-1]) / one.sample_rate_hz, path)
+    return found
+
+
+def _take_frame(decoded: _Decoded, frame: VideoFrame, view: View) -> None:
+    # A stream without time stamps is taken to be even.
+    even = len(decoded.frame_times) / decoded.frame_rate_hz
+    decoded.frame_times.append(even if frame.time is None else frame.time)
+    if "video" not in view.modalities:
+        return
+    height, width = view.size_px(frame.height, frame.width)
+    if (height, width) != (frame.height, frame.width):
+        frame = frame.reformat(width=width, height=height, format="rgb24", interpolation=Interpolation.AREA)
+    decoded.frames.append(np.asarray(frame.to_ndarray(format="rgb24"), dtype=np.uint8))
 
 
 def _refuse_truncated(stream: Stream, end_s: float, path: Path) -> None:
@@ -232,16 +298,14 @@ def _take_sound(decoded: _Decoded, frames: Sequence[AudioFrame]) -> None:
         decoded.sounds.append(frame.to_ndarray()[0].astype(np.float32))
 
 
-def _even_rate(decoded: _Decoded, size_px: tuple[int, int] | None) -> NDArray[np.uint8] | None:
-    """(frames, height, width, 3): at each multiple of the frame interval, the frame that is on show."""
-    if not decoded.frames:
-        return None
+def _shown(decoded: _Decoded) -> NDArray[np.int64]:
+    """At each multiple of the frame interval, which frame is on show."""
+    if not decoded.frame_times:
+        return np.zeros(0, dtype=np.int64)
     times = np.asarray(decoded.frame_times) - decoded.frame_times[0]
     count = round(times[-1] * decoded.frame_rate_hz) + 1
     # Half an interval of tolerance: containers round time stamps.
-    shown = np.searchsorted(times, (np.arange(count) + 0.5) / decoded.frame_rate_hz, side="right") - 1
-    frames = np.stack(decoded.frames)[shown]
-    return frames if size_px is None else _averaged_down(frames, *size_px)
+    return np.searchsorted(times, (np.arange(count) + 0.5) / decoded.frame_rate_hz, side="right") - 1
 
 
 def _averaged_down(frames: NDArray[np.uint8], height: int, width: int) -> NDArray[np.uint8]:

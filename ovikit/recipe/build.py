@@ -324,9 +324,14 @@ def build_dataset(recipe: Recipe) -> ClipSource:
     return build_slot(training_of(recipe).data, clip=clip_spec(recipe))
 
 
-def build_prompts(suite: Suite, clip: ClipSpec) -> PromptSet:
+def build_prompts(suite: Suite, clip: ClipSpec | None) -> PromptSet:
+    """The suite's prompts. UserError where it has none."""
+    if suite.prompts is None:
+        raise UserError(
+            "this suite has no prompts: it measures the clips that are there", str(suite.source or suite.name)
+        )
     return build_slot(suite.prompts, clip=clip)
 
 
-def build_evaluators(suite: Suite, clip: ClipSpec) -> tuple[Evaluator, ...]:
+def build_evaluators(suite: Suite, clip: ClipSpec | None) -> tuple[Evaluator, ...]:
     return tuple(cast("Evaluator", build_slot(slot, clip=clip)) for slot in suite.evaluators)

@@ -271,8 +271,8 @@ class Suite(Document):
 
     profile: str = Field(min_length=1)
     """Name and version of the bundle of metric definitions, as results are labelled."""
-    prompts: Annotated[Slot, Of("prompt_set")]
-    """The prompts to generate from."""
+    prompts: Annotated[Slot | None, Of("prompt_set")] = None
+    """The prompts to generate from; null: none, the clips that are there are measured."""
     evaluators: Annotated[tuple[Slot, ...], Of("evaluator")] = Field(min_length=1, strict=False)
     """The metrics."""
 

@@ -72,7 +72,7 @@ class EvaluatorContract(Contract):
         for one in judge.metrics:
             low, high = one.range
             assert low < high, f"the range of {one.name} is {one.range}; write the lowest value, then the highest"
-            assert one.direction in ("higher", "lower"), f"{one.name}: direction is {one.direction!r}"
+            assert one.direction in ("higher", "lower", "neither"), f"{one.name}: direction is {one.direction!r}"
             assert one.version and one.summary, f"{one.name} has no version or no summary"  # noqa: PT018
 
     def test_features_are_plain_json(self) -> None:

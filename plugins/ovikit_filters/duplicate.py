@@ -9,8 +9,8 @@ from itertools import pairwise
 import torch
 from torch.nn import functional as F
 
+from ovikit.data.levels import brightness
 from ovikit.types import Clip
-from ovikit_filters.picture import brightness
 
 FRAMES = 4
 SIDE = 8

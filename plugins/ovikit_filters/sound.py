@@ -2,23 +2,11 @@
 
 from __future__ import annotations
 
-import torch
-from torch import Tensor
-
 from ovikit.data.filters import Verdict
+from ovikit.data.levels import silent_share, volume_db
 from ovikit.types import Clip
 
-FLOOR_DB = -120.0
-"""What digital silence counts as."""
-WINDOW_S = 0.05
 MUTE = Verdict(why="it has no sound")
-
-
-def volume_db(samples: Tensor) -> Tensor:
-    """The mean volume of each row of (..., samples) in decibels below full scale: of the root mean square, a full-scale
-    sine being -3.01, at least ``FLOOR_DB``."""
-    power = samples.double().square().mean(dim=-1)
-    return (10 * power.log10()).clamp_min(FLOOR_DB)
 
 
 class Loudness:
@@ -40,7 +28,7 @@ class Loudness:
 
 
 class Silence:
-    """Leaves out clips of whose windows of ``WINDOW_S`` more than the share ``most`` are below ``below_db``."""
+    """Leaves out clips of whose windows of 50 ms more than the share ``most`` are below ``below_db``."""
 
     def __init__(self, most: float, below_db: float) -> None:
         self.most, self.below_db = most, below_db
@@ -48,10 +36,7 @@ class Silence:
     def judge(self, clip: Clip) -> Verdict:
         if clip.audio is None:
             return MUTE
-        size = max(1, round(WINDOW_S * clip.sample_rate_hz))
-        whole = len(clip.audio) // size * size
-        windows = clip.audio[:whole].view(-1, size) if whole else clip.audio[None]
-        found = round(float((volume_db(windows) < self.below_db).to(torch.float64).mean()), 4)
+        found = round(silent_share(clip.audio, clip.sample_rate_hz, self.below_db), 4)
         why = f"{100 * found:.0f} % of it is silent, more than {100 * self.most:g} %" if found > self.most else None
         return Verdict({"silent_share": found}, why)
 

@@ -25,7 +25,7 @@ pytestmark = pytest.mark.skipif("OVIKIT_TEST_WITHOUT_PLUGINS" in os.environ, rea
 ROOT = Path(__file__).parents[2]
 TINY, RELEASED = "recipes/tiny/ovi.yaml", "recipes/reference/ovi-720x720-5s.yaml"
 FUSIONS = "recipes/ablations/fusion.yaml"
-PLUGINS = ("filters", "fusions", "guidances", "ovi", "positions", "toyworld")
+PLUGINS = ("filters", "fusions", "guidances", "ovi", "positions", "toyworld", "versebench")
 RECIPES = sorted(
     str(path.relative_to(ROOT)) for path in (ROOT / "recipes").rglob("*.yaml") if "axes" not in read_yaml(path).data
 )
@@ -40,6 +40,8 @@ USING: Mapping[str, Sequence[str]] = {
     "toyworld": (),
 }
 """What to change of the tiny recipe so that it names a component of the plugin."""
+SUITES = {"versebench": "evals/suites/signals.yaml"}
+"""What names a component of a plugin that no recipe names one of."""
 BROUGHT = {
     "filters": "motion",
     "fusions": "additive",
@@ -47,6 +49,7 @@ BROUGHT = {
     "positions": "seconds",
     "ovi": "wan-tower",
     "toyworld": "block-dct",
+    "versebench": "sound-signal",
 }
 ADDED = {"ovi": ("parity", "weights", "prompt")}
 """Commands that a plugin adds."""
@@ -133,10 +136,12 @@ def whole_plugins() -> list[str]:
 @pytest.mark.parametrize("way", WAYS)
 @pytest.mark.parametrize("plugin", PLUGINS)
 def test_the_rest_is_listed_and_checked_and_what_is_missing_is_named(plugin: str, way: Way) -> None:
-    changes = [word for one in USING[plugin] for word in ("-o", one)]
+    naming = ["recipe", "check", TINY, *(word for one in USING.get(plugin, ()) for word in ("-o", one))]
+    if plugin in SUITES:
+        naming = ["eval", SUITES[plugin], "--clips", "evals"]
     sound = [path for path in RECIPES if not uses(path, plugin)]
     added = [name for names in ADDED.values() for name in names]
-    wanted = [["plugins"], ["recipe", "check", TINY, *changes], ["recipe", "check", *sound]]
+    wanted = [["plugins"], naming, ["recipe", "check", *sound]]
     ((listed, refused, checked, *helps),) = process(
         plugin, way, ["commands", [*wanted, *([name, "--help"] for name in added)]]
     )
@@ -186,7 +191,7 @@ def test_a_package_that_was_asked_for_by_name_is_an_error_with_the_way_on() -> N
     )
 
 
-ALIKE = ("guidances", "positions")
+ALIKE = ("guidances", "positions", "versebench")
 """What is built and trained without these is what is built and trained without fusions."""
 
 

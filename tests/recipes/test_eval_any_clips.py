@@ -1,0 +1,231 @@
+"""``ovikit eval`` over clips of another model: no recipe, and everything that such folders hold."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import redirect_stderr, redirect_stdout
+from dataclasses import dataclass
+from fractions import Fraction
+from io import StringIO
+from pathlib import Path
+from typing import Any
+
+import av
+import numpy as np
+import pytest
+import torch
+from av.audio.frame import AudioFrame
+from av.video.frame import VideoFrame
+
+from ovikit.cli import main
+from ovikit.evaluation.results import Results, read_results
+from ovikit.generate.media import View, read_clip, read_views, write_clip
+from ovikit.testing.clips import CLIP, beating_clip
+from ovikit.types import MODALITIES
+
+ROOT = Path(__file__).parents[2]
+SUITE = ROOT / "evals/suites/signals.yaml"
+SECONDS, RATE_HZ = 2, 24
+HEARD, SEEN = View(modalities=("audio",)), View(modalities=("video",))
+
+
+def frames(count: int = SECONDS * RATE_HZ, side: int = 64, channels: int = 3) -> Iterator[np.ndarray]:
+    """A bright square that jumps every half second."""
+    for k in range(count):
+        picture = np.full((side, side, channels), 30, dtype=np.uint8)
+        place = 8 + 16 * (k // (RATE_HZ // 2) % 3)
+        picture[16:48, place : place + 16] = 220
+        yield picture
+
+
+def film(
+    path: Path,
+    *,
+    codec: str = "libx264",
+    pixels: str = "yuv420p",
+    source: str = "rgb24",
+    count: int = SECONDS * RATE_HZ,
+    layout: str | None = "mono",
+    rate_hz: int = 48000,
+) -> None:
+    """A file as other encoders write them. layout: None: without sound."""
+    with av.open(str(path), "w") as container:
+        video = container.add_stream(codec, rate=RATE_HZ)
+        video.width = video.height = 64
+        video.pix_fmt = pixels
+        audio = None if layout is None else container.add_stream("aac", rate=rate_hz, layout=layout)
+        for k, picture in enumerate(frames(count, channels=4 if source == "rgba" else 3)):
+            frame = VideoFrame.from_ndarray(picture, format=source).reformat(format=pixels)
+            frame.pts, frame.time_base = k, Fraction(1, RATE_HZ)
+            container.mux(video.encode(frame))
+        container.mux(video.encode(None))
+        if audio is None:
+            return
+        times = np.arange(SECONDS * rate_hz) / rate_hz
+        samples = (0.3 * np.sin(2 * np.pi * 440 * times) * np.exp(-(times % 0.5) / 0.05)).astype(np.float32)
+        channels = len(audio.codec_context.layout.channels)
+        for start in range(0, len(samples), 1024):
+            piece = np.repeat(samples[None, start : start + 1024], channels, axis=0)
+            sound = AudioFrame.from_ndarray(np.ascontiguousarray(piece), format="fltp", layout=layout)
+            sound.sample_rate, sound.pts, sound.time_base = rate_hz, start, Fraction(1, rate_hz)
+            container.mux(audio.encode(sound))
+        container.mux(audio.encode(None))
+
+
+def truncated(path: Path) -> None:
+    film(path)
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+
+
+def no_media(path: Path) -> None:
+    path.write_text("this is no film")
+
+
+FILES: dict[str, Callable[[Path], None]] = {
+    "00001": film,
+    "00002-no-sound": lambda path: film(path, layout=None),
+    "00003-truncated": truncated,
+    "00004-one-frame": lambda path: film(path, count=1, layout=None),
+    "00005-surround": lambda path: film(path, layout="5.1"),
+    "00006-other-rate": lambda path: film(path, rate_hz=44100),
+    "00007-alpha": lambda path: film(path, codec="png", pixels="rgba", source="rgba"),
+    "00008-no-media": no_media,
+    "00009-empty": lambda path: path.write_bytes(b""),
+}
+
+
+@pytest.fixture(scope="module")
+def clips(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("other") / "their-model"
+    folder.mkdir()
+    for name, make in FILES.items():
+        make(folder / f"{name}.mp4")
+    return folder
+
+
+@dataclass(frozen=True)
+class Ended:
+    status: int
+    told: str
+
+
+def ovikit(*arguments: str | Path) -> Ended:
+    """How a command ended, and what it said."""
+    out, err = StringIO(), StringIO()
+    with redirect_stdout(out), redirect_stderr(err), pytest.raises(SystemExit) as ended:
+        main([str(one) for one in arguments])
+    return Ended(int(ended.value.code or 0), out.getvalue() + err.getvalue())
+
+
+@pytest.fixture(scope="module")
+def results(clips: Path) -> Results:
+    done = ovikit("eval", SUITE, "--clips", clips, "--report")
+    assert done.status == 0, done.told
+    return read_results(clips.parent / "results.json")
+
+
+def noted(patched: pytest.MonkeyPatch) -> list[str]:
+    """The names of the files that are opened from now on."""
+    opened: list[str] = []
+    open_file = av.open
+
+    def opening(path: str, *rest: Any, **options: Any) -> Any:
+        opened.append(Path(path).stem)
+        return open_file(path, *rest, **options)
+
+    patched.setattr(av, "open", opening)
+    return opened
+
+
+def scores(results: Results, name: str) -> dict[str, float | str | None]:
+    (item,) = (one for one in results.items if one.id == name)
+    return {metric: item.reasons.get(metric, score) for metric, score in item.scores.items()}
+
+
+def test_every_clip_of_the_folder_is_an_item(results: Results) -> None:
+    assert [item.id for item in results.items] == sorted(FILES)
+    assert (results.recipe, results.folder, results.subject) == (None, "their-model", "their-model")
+    assert results.profile == "signals-v1"
+    assert all(metric.ceiling is None for metric in results.metrics.values())
+
+
+def test_each_bad_clip_has_its_reason_and_the_others_are_scored(results: Results) -> None:
+    assert all(isinstance(one, float) for one in scores(results, "00001").values())
+    mute = scores(results, "00002-no-sound")
+    assert mute["loudness_lufs"] == mute["av_correlation"] == "no sound"
+    assert isinstance(mute["flicker"], float)
+    assert "truncated" in str(scores(results, "00003-truncated")["brightness"])
+    one = scores(results, "00004-one-frame")
+    assert isinstance(one["brightness"], float)
+    assert one["frozen_share"] == "there is one frame"
+    assert one["flicker"] == "there are fewer than three frames"
+    assert one["motion_heights_per_s"] == "there are fewer than two frames"
+    for name in ("00008-no-media", "00009-empty"):
+        assert len(set(scores(results, name).values())) == 1
+        assert "cannot be decoded" in str(scores(results, name)["brightness"])
+    metric = results.metrics["loudness_lufs"]
+    assert metric.scored == 4
+    assert metric.scored + sum(one.count for one in metric.unscored) == len(FILES)
+
+
+@pytest.mark.parametrize("name", ["00005-surround", "00006-other-rate", "00007-alpha"])
+def test_the_same_film_in_another_form_scores_alike(results: Results, name: str) -> None:
+    plain, other = scores(results, "00001"), scores(results, name)
+    for metric in ("brightness", "contrast", "flicker", "frozen_share", "av_correlation"):
+        assert other[metric] == pytest.approx(plain[metric], abs=0.03), metric
+    assert other["av_late_ms"] == pytest.approx(plain["av_late_ms"], abs=10)
+    if name != "00005-surround":  # a mix of six equal channels is louder than one
+        assert other["loudness_lufs"] == pytest.approx(plain["loudness_lufs"], abs=0.3)
+        assert other["silent_share"] == pytest.approx(plain["silent_share"], abs=0.03)
+
+
+def test_a_second_run_decodes_nothing_and_finds_the_same(
+    clips: Path, results: Results, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    opened = noted(monkeypatch)
+    done = ovikit("eval", SUITE, "--clips", clips, "--out", clips.parent / "again")
+    assert done.status == 0, done.told
+    assert set(opened) <= {"00003-truncated", "00008-no-media", "00009-empty"}
+    assert read_results(clips.parent / "again" / "results.json") == results
+
+
+def test_the_report_opens_without_a_recipe(clips: Path, results: Results) -> None:
+    page = (clips.parent / "report.html").read_text()
+    assert "none: the clips were taken as they are" in page
+    assert "The recipe, resolved" not in page
+    assert 'src="their-model/00001.mp4"' in page
+
+
+def test_a_folder_without_clips_is_refused(tmp_path: Path) -> None:
+    done = ovikit("eval", SUITE, "--clips", tmp_path)
+    assert done.status == 2
+    assert "there are no clips in this folder" in done.told
+
+
+def test_nothing_is_generated_from_a_suite_without_prompts(tmp_path: Path) -> None:
+    done = ovikit("generate", ROOT / "recipes/tiny/ovi.yaml", "--suite", SUITE, "--out", tmp_path / "clips")
+    assert done.status == 2
+    assert "Traceback" not in done.told
+
+
+def test_views_are_the_clip_decoded_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_clip(tmp_path / "a.mp4", beating_clip(CLIP, beats=3), scale=4)
+    views = (View(), View(longest_px=32, sample_rate_hz=8000), HEARD, SEEN)
+    with monkeypatch.context() as patched:
+        opened = noted(patched)
+        found = read_views(tmp_path / "a.mp4", views, MODALITIES)
+    assert len(opened) == 1
+    whole = read_clip(tmp_path / "a.mp4")
+    assert whole.video is not None
+    assert whole.audio is not None
+    own, small, heard, seen = (found[view] for view in views)
+    assert torch.equal(own.video, whole.video)
+    assert torch.equal(own.audio, whole.audio)
+    assert torch.equal(heard.audio, whole.audio)
+    assert torch.equal(seen.video, whole.video)
+    assert heard.video is None
+    assert seen.audio is None
+    assert small.video.shape == (CLIP.frames, 32, 32, 3)
+    means = whole.video.float().unflatten(1, (32, 4)).unflatten(3, (32, 4)).mean(dim=(2, 4))
+    assert (small.video.float() - means).abs().mean() < 1.5
+    assert len(small.audio) == len(whole.audio) // 2
