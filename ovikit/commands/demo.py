@@ -64,6 +64,7 @@ def run_recipe(
     from ovikit.commands.device import pick_device
     from ovikit.commands.evaluate import results_table
     from ovikit.commands.progress import evaluation_progress, generation_progress
+    from ovikit.commands.tables import print_whole
     from ovikit.evaluation.report import Folders, write_report
     from ovikit.evaluation.results import write_results
     from ovikit.evaluation.runner import build_bench, evaluate
@@ -91,7 +92,7 @@ def run_recipe(
     write_results(results, run / "results.json")
     write_report(results, found, bench, Folders(run / "clips", truth, run), run / "report.html")
     console.print()
-    console.print(results_table(results))
+    print_whole(console, results_table(results))
     return results
 
 

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from collections import Counter
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+from typer.core import TyperGroup
 
+from ovikit.commands.metrics import compare, list_metrics, self_test
 from ovikit.commands.options import SuiteOverrides
+from ovikit.commands.tables import print_whole
 from ovikit.errors import UserError
 
 if TYPE_CHECKING:
@@ -17,14 +20,34 @@ if TYPE_CHECKING:
     from ovikit.evaluation.results import Results
 
 
+class _Eval(TyperGroup):
+    """A group whose command is ``run`` where none is named: ``ovikit eval SUITE``."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        named = args and (args[0] in self.commands or args[0] in ctx.help_option_names)
+        return super().parse_args(ctx, args if named or not args else ["run", *args])
+
+
 def app_command(cli: typer.Typer) -> None:
-    """Adds ``eval``."""
-    cli.command("eval")(evaluate)
+    """Adds ``eval``, which scores, and ``eval self-test`` and ``eval compare``."""
+    group = typer.Typer(
+        cls=_Eval, no_args_is_help=True,
+        help="Score clips, compare scores, try metrics. Example: ovikit eval SUITE --clips DIR (eval run --help)",
+    )  # fmt: skip
+    group.command("run")(evaluate)
+    group.command("self-test")(self_test)
+    group.command("compare")(compare)
+    cli.add_typer(group, name="eval")
 
 
 def evaluate(
-    suite: Annotated[Path, typer.Argument(metavar="SUITE", help="An evaluation suite.", show_default=False)],
-    clips: Annotated[Path, typer.Option(metavar="DIR", help="Folder of ID.mp4 files.", show_default=False)],
+    suite: Annotated[
+        Path | None, typer.Argument(metavar="SUITE", help="An evaluation suite.", show_default=False)
+    ] = None,
+    clips: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="Folder of ID.mp4 files.", show_default=False)
+    ] = None,
+    listed: Annotated[bool, typer.Option("--list", help="List the metrics that there are, and nothing else.")] = False,
     recipe: Annotated[
         Path | None,
         typer.Option(
@@ -46,6 +69,12 @@ def evaluate(
 
     Example: ovikit eval evals/suites/toyworld.yaml --clips runs/demo/clips --report
     """
+    if listed:
+        list_metrics()
+        return
+    if suite is None or clips is None:
+        missing = "SUITE" if suite is None else "--clips"
+        raise UserError("it is missing", missing, "ovikit eval SUITE --clips DIR; ovikit eval --help shows the rest")
     from ovikit.layout import LOCK
     from ovikit.recipe.load import load_recipe, load_suite
 
@@ -66,7 +95,7 @@ def evaluate(
     with evaluation_progress(console) as shown:
         results = run_evaluation(found, made_by, clips, kept, told=shown)
     write_results(results, folder / "results.json")
-    console.print(results_table(results))
+    print_whole(console, results_table(results))
     console.print(f"results: {folder / 'results.json'}", highlight=False)
     if report:
         from ovikit.evaluation.report import Folders, write_report

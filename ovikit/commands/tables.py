@@ -7,6 +7,10 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from rich.console import Console
+    from rich.table import Table
+
+WIDE = 200
+"""Columns of what is written to a file or to another program."""
 
 
 def print_table(console: Console, header: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
@@ -19,6 +23,13 @@ def print_table(console: Console, header: Sequence[str], rows: Sequence[Sequence
         table.add_column(title, justify="right" if i else "left", no_wrap=True)
     for row in rows:
         table.add_row(*row)
+    print_whole(console, table)
+
+
+def print_whole(console: Console, table: Table) -> None:
+    """Prints a table: as wide as it has to be where there is no screen to fit it to."""
+    if not console.is_terminal:
+        console.width = WIDE
     console.print(table, highlight=False)
 
 

@@ -36,6 +36,7 @@ def validate(
     from ovikit.commands.device import pick_device
     from ovikit.commands.evaluate import results_table
     from ovikit.commands.progress import evaluation_progress, generation_progress
+    from ovikit.commands.tables import print_whole
     from ovikit.errors import UserError
     from ovikit.evaluation.validation import validate as run_validation
     from ovikit.training.runfolder import RunFolder
@@ -51,4 +52,4 @@ def validate(
         results = run_validation(
             run, name, suite, weights=weights, device=pick_device(device), watcher=shown, told=told
         )  # fmt: skip
-    console.print(results_table(results))
+    print_whole(console, results_table(results))

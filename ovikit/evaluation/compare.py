@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from ovikit.errors import UserError, listed
 from ovikit.evaluation.metrics import Summary, gain_over, summarise
 from ovikit.evaluation.results import MetricResult, Results
 from ovikit.files import atomic_write_json, atomic_write_text
@@ -17,11 +18,40 @@ def scores_of(results: Results, metric: str) -> Summary:
     return summarise({i: score for i, score in enumerate(rows) if score is not None}, {})
 
 
-def comparison(first: Results, others: Mapping[str, Results]) -> dict[str, Any]:
+def refuse_unlike(first: Results, other: Results, one: str, two: str) -> None:
+    """UserError where two results were measured in different ways, so that their difference means nothing.
+
+    one, two: what the user calls them
+    """
+    wrong = [
+        f"{what} {a} and {b}"
+        for what, a, b in (
+            ("profiles", first.profile, other.profile),
+            ("suites", _suite(first), _suite(other)),
+            ("decoders", first.decoder, other.decoder),
+        )
+        if a != b
+    ]
+    for name, metric in first.metrics.items():
+        theirs = other.metrics.get(name)
+        if theirs is not None and theirs.version != metric.version:
+            wrong.append(f"versions {metric.version} and {theirs.version} of {name}")
+    if wrong:
+        raise UserError(
+            f"they were measured in different ways: {listed(wrong, 4)}", f"{one} and {two}",
+            "measure both again, or compare them all the same with --force",
+        )  # fmt: skip
+
+
+def _suite(results: Results) -> str:
+    return f"{results.suite.name} ({results.suite.digest[:12]})"
+
+
+def comparison(first: Results, others: Mapping[str, Results], forced: bool = False) -> dict[str, Any]:
     """Each metric of each run: value, interval, chance, share of the way, and the difference from ``first``, paired by
-    prompt. ValueError where the runs were not measured by the same suite."""
+    prompt. ValueError where the runs were not measured by the same suite, unless that is ``forced``."""
     runs = {first.subject: first, **others}
-    if len({one.suite.digest for one in runs.values()}) > 1:
+    if not forced and len({one.suite.digest for one in runs.values()}) > 1:
         raise ValueError("runs of different suites cannot be compared")
     return {
         "suite": first.suite.model_dump(),
@@ -30,7 +60,7 @@ def comparison(first: Results, others: Mapping[str, Results]) -> dict[str, Any]:
         "runs": {
             name: {
                 "digest": None if one.recipe is None else one.recipe.digest,
-                "metrics": {metric: _entry(one, first, metric) for metric in first.metrics},
+                "metrics": {metric: _entry(one, first, metric) for metric in first.metrics if metric in one.metrics},
             }
             for name, one in runs.items()
         },
@@ -65,7 +95,7 @@ def write_comparison(data: Mapping[str, Any], folder: Path) -> tuple[Path, Path]
     lines = [f"# {data['suite']['name']} ({data['profile']})", "", "| recipe | " + " | ".join(metrics) + " |"]
     lines.append("|---|" + "---|" * len(metrics))
     for name, run in rows.items():
-        lines.append(f"| {name} | " + " | ".join(_cell(run["metrics"][metric]) for metric in metrics) + " |")
+        lines.append(f"| {name} | " + " | ".join(_cell(run["metrics"].get(metric)) for metric in metrics) + " |")
     lines += ["", "Value [95 % interval], share of the way from chance to ceiling.", ""]
     as_json, as_text = folder / "comparison.json", folder / "comparison.md"
     atomic_write_json(as_json, data)
@@ -73,8 +103,8 @@ def write_comparison(data: Mapping[str, Any], folder: Path) -> tuple[Path, Path]
     return as_json, as_text
 
 
-def _cell(entry: Mapping[str, Any]) -> str:
-    if entry["value"] is None:
+def _cell(entry: Mapping[str, Any] | None) -> str:
+    if entry is None or entry["value"] is None:
         return "-"
     interval = "" if entry["interval"] is None else f" [{entry['interval'][0]:.2f}, {entry['interval'][1]:.2f}]"
     share = "" if entry["share"] is None else f", {100 * entry['share']:.0f} %"

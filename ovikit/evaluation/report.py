@@ -95,6 +95,7 @@ def write_report(results: Results, recipe: Recipe | None, bench: Bench, folders:
         chart=None if folders.run is None else training_chart(folders.run / METRICS),
         recipe_yaml=None if recipe is None else dump_yaml(recipe.to_dict()),
         arrows=ARROWS,
+        truth=any(metric.ceiling is not None for metric in results.metrics.values()),
     )
     atomic_write_text(path, html)
     return path

@@ -72,6 +72,12 @@ def build_bench(suite: Suite, recipe: Recipe | None, clips: Path | None = None) 
     clips:  the folder that a suite without prompts measures
     """
     form = None if recipe is None else clip_spec(recipe)
+    prompts = FolderPrompts(clips) if suite.prompts is None and clips is not None else build_prompts(suite, form)
+    return Bench(prompts, build_measures(suite, form), form, () if recipe is None else recipe.model.modalities)
+
+
+def build_measures(suite: Suite, form: ClipSpec | None) -> tuple[Measure, ...]:
+    """The evaluators of a suite, built. UserError where two of them or two metrics share a name."""
     measures = tuple(
         Measure(slot.type, slot.to_dict(), evaluator)
         for slot, evaluator in zip(suite.evaluators, build_evaluators(suite, form), strict=True)
@@ -84,8 +90,7 @@ def build_bench(suite: Suite, recipe: Recipe | None, clips: Path | None = None) 
         if twice:
             where = str(suite.source) if suite.source else None
             raise UserError(f"the suite has two {what}s named '{twice[0]}'", where)
-    prompts = FolderPrompts(clips) if suite.prompts is None and clips is not None else build_prompts(suite, form)
-    return Bench(prompts, measures, form, () if recipe is None else recipe.model.modalities)
+    return measures
 
 
 def evaluate(

@@ -19,6 +19,11 @@ def show_interval(interval: Interval | None, metric: MetricResult) -> str:
     return "" if interval is None else "–".join(f"{bound:.{_decimals(metric)}f}" for bound in interval)
 
 
+def show_signed(value: float, metric: MetricResult) -> str:
+    """A difference, always with its sign."""
+    return f"{value:+.{_decimals(metric)}f}"
+
+
 def show_share(share: Derived | None) -> str:
     """The share of the way from chance to ceiling in percent."""
     return NOTHING if share is None else f"{100 * share.value:.0f} %"

@@ -42,5 +42,5 @@ class AgreementConfig(Config):
     within_s: Annotated[float, Field(gt=0, le=5)] = 1.0
     """Largest offset that is looked for, to either side."""
     least: Share = 0.6
-    """Least correlation, at the best offset, of clips whose offset means something: of real clips with each other's
-    sound, 95 of 100 stay below 0.5."""
+    """Least correlation, at the best offset, of clips whose offset is told: among so many offsets one fits somewhat by
+    chance."""

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
+import shutil
 from collections.abc import Callable, Iterator
 from contextlib import redirect_stderr, redirect_stdout
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fractions import Fraction
 from io import StringIO
 from pathlib import Path
@@ -18,7 +20,7 @@ from av.audio.frame import AudioFrame
 from av.video.frame import VideoFrame
 
 from ovikit.cli import main
-from ovikit.evaluation.results import Results, read_results
+from ovikit.evaluation.results import Results, read_results, write_results
 from ovikit.generate.media import View, read_clip, read_views, write_clip
 from ovikit.testing.clips import CLIP, beating_clip
 from ovikit.types import MODALITIES
@@ -229,3 +231,88 @@ def test_views_are_the_clip_decoded_once(tmp_path: Path, monkeypatch: pytest.Mon
     means = whole.video.float().unflatten(1, (32, 4)).unflatten(3, (32, 4)).mean(dim=(2, 4))
     assert (small.video.float() - means).abs().mean() < 1.5
     assert len(small.audio) == len(whole.audio) // 2
+
+
+def test_every_metric_is_listed(results: Results) -> None:
+    told = ovikit("eval", "--list")
+    assert told.status == 0, told.told
+    for name, metric in results.metrics.items():
+        row = next(line.split() for line in told.told.splitlines() if line.split()[:1] == [name])
+        assert row[1] == metric.evaluator
+        assert metric.version in row
+        assert f"{name}: {metric.summary}" in told.told
+
+
+def test_two_results_are_compared_by_item(clips: Path, results: Results, tmp_path: Path) -> None:
+    other = tmp_path / "other" / "quieter-model"
+    shutil.copytree(clips, other)
+    for name in ("00001", "00006-other-rate", "00007-alpha"):
+        one = read_clip(other / f"{name}.mp4")
+        assert one.audio is not None
+        write_clip(other / f"{name}.mp4", replace(one, audio=one.audio / 4))
+    assert ovikit("eval", SUITE, "--clips", other).status == 0
+    told = ovikit("eval", "compare", clips.parent, other.parent, "--out", tmp_path)
+    assert told.status == 0, told.told
+    rows = {line.split()[0]: line for line in told.told.splitlines() if line.strip()}
+    assert rows["loudness_lufs"].split()[4] == "-9.0"  # 12 dB in three of four items
+    assert rows["loudness_lufs"].split()[-1] == "less"
+    assert rows["black_share"].rstrip().endswith("not told apart")
+    written = (tmp_path / "comparison.md").read_text()
+    assert "quieter-model" in written
+    assert "their-model" in written
+
+
+def test_what_was_measured_in_different_ways_is_not_compared(clips: Path, results: Results, tmp_path: Path) -> None:
+    metric = results.metrics["loudness_lufs"].model_copy(update={"version": "0"})
+    older = results.model_copy(
+        update={"profile": "signals-v0", "metrics": {**results.metrics, "loudness_lufs": metric}}
+    )
+    write_results(older, tmp_path / "results.json")
+    refused = ovikit("eval", "compare", clips.parent, tmp_path)
+    assert refused.status == 2
+    assert "profiles signals-v1 and signals-v0" in refused.told
+    assert "versions 1 and 0 of loudness_lufs" in refused.told
+    assert ovikit("eval", "compare", clips.parent, tmp_path, "--force").status == 0
+    alone = ovikit("eval", "compare", clips.parent)
+    assert (alone.status, "two or more results.json" in alone.told) == (2, True)
+
+
+WANTED = {
+    "sound late": {"av_offset_ms": "up", "av_late_ms": "up"},
+    "clipping": {"clipped_share": "up", "loudness_lufs": "up"},
+    "muffled": {"bandwidth_hz": "down"},
+    "silenced": {"silent_share": "up"},
+    "noise": {"loudness_lufs": "up"},
+    "frames dropped": {"frozen_share": "up"},
+    "frozen": {"frozen_share": "up"},
+    "blurred": {"sharpness": "down", "contrast": "down"},
+    "flicker": {"flicker": "up"},
+    "blacked out": {"black_share": "up", "brightness": "down"},
+}
+"""What each corruption is for."""
+
+
+@pytest.mark.slow
+def test_each_corruption_moves_its_metrics_further_with_every_grade(tmp_path: Path) -> None:
+    done = ovikit("eval", "self-test", SUITE, "--out", tmp_path)
+    assert done.status == 0, done.told
+    found = json.loads((tmp_path / "self-test.json").read_text())
+    assert set(found["corruptions"]) == set(WANTED)
+    for label, wanted in WANTED.items():
+        responses = found["corruptions"][label]["responses"]
+        assert {name: responses[name]["moves"] for name in wanted} == wanted, label
+    late = found["corruptions"]["sound late"]
+    shifts = [now - late["responses"]["av_late_ms"]["whole"] for now in late["responses"]["av_late_ms"]["grades"]]
+    assert shifts == pytest.approx(late["grades"], abs=20)
+    for name, metric in found["metrics"].items():  # the sound cannot move what is of the picture alone, nor the reverse
+        kind = "picture" if name in PICTURE else "sound" if name in SOUND else None
+        for label in ("muffled", "noise", "clipping") if kind == "picture" else ("blurred", "flicker", "frozen"):
+            if kind is not None:
+                response = found["corruptions"][label]["responses"][name]
+                assert response["moves"] == "not", (name, label, metric)
+                assert set(response["grades"]) == {response["whole"]}
+    assert (tmp_path / "self-test.png").stat().st_size > 20_000
+
+
+PICTURE = ("brightness", "contrast", "sharpness", "flicker", "frozen_share", "black_share", "motion_heights_per_s")
+SOUND = ("loudness_lufs", "true_peak_dbtp", "clipped_share", "silent_share", "bandwidth_hz")

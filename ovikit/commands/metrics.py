@@ -1,0 +1,178 @@
+"""What ``ovikit eval`` does beside scoring: which metrics there are, what they can see, and how two results differ."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from ovikit.commands.options import SuiteOverrides
+from ovikit.commands.tables import print_table
+from ovikit.errors import UserError
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from ovikit.evaluation.protocols import MetricSpec
+    from ovikit.evaluation.results import Results
+    from ovikit.kernel.catalog import Registered
+
+
+def list_metrics() -> None:
+    """Prints every metric of every evaluator that is installed."""
+    from rich.console import Console
+
+    from ovikit.evaluation.words import ARROWS
+    from ovikit.kernel.manager import installed_catalog
+
+    console = Console(soft_wrap=True)
+    rows: list[tuple[str, ...]] = []
+    for one in installed_catalog().of("evaluator").values():
+        metrics, lacking = _metrics(one)
+        for spec in metrics:
+            rows.append((spec.name, one.name, ARROWS[spec.direction], spec.unit, _range(spec), spec.version, "yes"))
+        if lacking is not None:
+            rows.append(("", one.name, "", "", "", "", f"no: {lacking}"))
+    print_table(console, ("metric", "evaluator", "better", "unit", "range", "version", "runs here"), rows)
+    for one in installed_catalog().of("evaluator").values():
+        for spec in _metrics(one)[0]:
+            console.print(f"{spec.name}: {spec.summary}", highlight=False, markup=False)
+
+
+def _metrics(one: Registered) -> tuple[tuple[MetricSpec, ...], str | None]:
+    """The metrics of an evaluator with its defaults, and why it has none here."""
+    required = [name for name, field in one.component.config.model_fields.items() if field.is_required()]
+    if required:
+        return (), f"it needs {', '.join(required)} (ovikit plugins show evaluator/{one.name})"
+    try:
+        return one.component.build(one.component.config(), clip=None).metrics, None
+    except UserError as error:
+        return (), error.what if error.hint is None else f"{error.what}; {error.hint}"
+
+
+def _range(spec: MetricSpec) -> str:
+    return " to ".join(f"{bound:g}".replace("inf", "∞") for bound in spec.range)
+
+
+def self_test(
+    suite: Annotated[Path, typer.Argument(metavar="SUITE", help="Its metrics are tried.", show_default=False)],
+    clips: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="Folder of clips to spoil; default: three that are made for it.")
+    ] = None,
+    out: Annotated[Path, typer.Option(metavar="DIR", help="Folder of the spoilt clips and the results.")] = Path(
+        "runs/self-test"
+    ),
+    override: SuiteOverrides = None,
+) -> None:
+    """Show what metrics can see: clips that get worse by known amounts, and how each metric responds.
+
+    Example: ovikit eval self-test evals/suites/signals.yaml
+    """
+    from ovikit.recipe.load import load_suite
+
+    found = load_suite(suite, override or ())
+    # Only now: a typo is told at once, without torch.
+    from rich.console import Console
+
+    from ovikit.commands.progress import evaluation_progress
+    from ovikit.evaluation.selftest import made_clips, read_clips, write_self_test
+    from ovikit.evaluation.selftest import self_test as run_self_test
+
+    console = Console(soft_wrap=True)
+    taken = made_clips() if clips is None else read_clips(clips)
+    with evaluation_progress(console) as shown:
+        told = run_self_test(found, taken, out, told=shown)
+    _show_responses(console, told)
+    for what, path in zip(("numbers", "figure"), write_self_test(told, out), strict=True):
+        console.print(f"{what}: {path}", highlight=False)
+
+
+SIGNS = {"up": "↑", "down": "↓", "not": "·", "unsteady": "~"}
+MARKS = {True: " worse", False: " better!", None: ""}
+
+
+def _show_responses(console: Console, found: dict[str, Any]) -> None:
+    def cell(response: dict[str, Any] | None) -> str:
+        return "–" if response is None else SIGNS[response["moves"]] + MARKS[response["worse"]]
+
+    corruptions, names = found["corruptions"], list(found["metrics"])
+    rows = [(name, *(cell(one["responses"][name]) for one in corruptions.values())) for name in names]
+    print_table(console, ("metric", *corruptions), rows)
+    told = "↑ ↓: further with every grade;  ·: it does not move;  ~: unsteadily;  –: no score;  better!: the wrong way"
+    console.print(told, highlight=False)
+
+
+def compare(
+    results: Annotated[
+        list[Path],
+        typer.Argument(metavar="RESULTS...", help="results.json, or their folders; the first is the baseline."),
+    ],
+    out: Annotated[Path | None, typer.Option(metavar="DIR", help="Folder for comparison.json and .md.")] = None,
+    force: Annotated[bool, typer.Option("--force", help="Compare what was measured in different ways.")] = False,
+) -> None:
+    """Show how results differ from the first: by metric, paired by item, with 95 % intervals.
+
+    Example: ovikit eval compare runs/demo/results.json runs/other/results.json
+    """
+    if len(results) < 2:
+        raise UserError("there is nothing to compare", "RESULTS", "give two or more results.json")
+    from rich.console import Console
+
+    from ovikit.evaluation.compare import comparison, refuse_unlike, write_comparison
+    from ovikit.evaluation.results import read_results
+
+    console = Console(soft_wrap=True)
+    read = [read_results(path / "results.json" if path.is_dir() else path) for path in results]
+    first, others = read[0], _named(read)
+    for path, other in zip(results[1:], read[1:], strict=True):
+        if not force:
+            refuse_unlike(first, other, str(results[0]), str(path))
+    for name, other in others.items():
+        console.print(f"{name} against {first.subject}", highlight=False)
+        print_table(
+            console, ("metric", "better", first.subject[:24], name[:24], "difference", "95 %", "items", ""),
+            _differences(first, other),
+        )  # fmt: skip
+    if out is not None:
+        for path in write_comparison(comparison(first, others, forced=force), out):
+            console.print(f"written: {path}", highlight=False)
+
+
+def _named(read: list[Results]) -> dict[str, Results]:
+    """The results after the first one, under names of their own."""
+    found: dict[str, Results] = {}
+    for k, one in enumerate(read[1:], start=2):
+        name = one.subject
+        found[name if name not in found and name != read[0].subject else f"{name} ({k})"] = one
+    return found
+
+
+def _differences(first: Results, other: Results) -> list[tuple[str, ...]]:
+    from ovikit.evaluation.compare import scores_of
+    from ovikit.evaluation.metrics import gain_over
+    from ovikit.evaluation.words import ARROWS, show_number, show_signed
+
+    rows: list[tuple[str, ...]] = []
+    for name, metric in first.metrics.items():
+        if name not in other.metrics:
+            continue
+        theirs = other.metrics[name]
+        ours, new = scores_of(first, name), scores_of(other, name)
+        gain, both = gain_over(new, ours), len(set(new.scores) & set(ours.scores))
+        row = (name, ARROWS[metric.direction], show_number(metric.value, metric), show_number(theirs.value, metric))
+        if gain is None:
+            rows.append((*row, "–", "", str(both), "fewer than two items in both"))
+            continue
+        low, high = gain[1]
+        interval = f"{show_signed(low, metric)} to {show_signed(high, metric)}"
+        rows.append((*row, show_signed(gain[0], metric), interval, str(both), _verdict(metric.direction, low, high)))
+    return rows
+
+
+def _verdict(direction: str, low: float, high: float) -> str:
+    if low <= 0 <= high:
+        return "not told apart"
+    if direction == "neither":
+        return "more" if low > 0 else "less"
+    return "better" if (low > 0) == (direction == "higher") else "worse"
