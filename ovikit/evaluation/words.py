@@ -15,8 +15,10 @@ def show_number(value: float | None, metric: MetricResult) -> str:
 
 
 def show_interval(interval: Interval | None, metric: MetricResult) -> str:
-    """``low–high``; nothing where there is no interval."""
-    return "" if interval is None else "–".join(f"{bound:.{_decimals(metric)}f}" for bound in interval)
+    """``low–high``, or ``low to high`` where one is negative; nothing where there is no interval."""
+    if interval is None:
+        return ""
+    return (" to " if min(interval) < 0 else "–").join(f"{bound:.{_decimals(metric)}f}" for bound in interval)
 
 
 def show_signed(value: float, metric: MetricResult) -> str:
@@ -31,4 +33,6 @@ def show_share(share: Derived | None) -> str:
 
 def _decimals(metric: MetricResult) -> int:
     top = metric.range[1]
-    return 3 if top is not None and top <= 1 else 1
+    if top is None:  # nothing but the value itself says how large it is
+        top = abs(metric.value or 0.0)
+    return 3 if top <= 1 else 1
