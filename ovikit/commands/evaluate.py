@@ -52,7 +52,7 @@ def evaluate(
         Path | None,
         typer.Option(
             metavar="RECIPE",
-            help="What made the clips; default: recipe.lock.yaml among them. Without one they are taken as they are.",
+            help="What made the clips; default: recipe.lock.yaml among them. A suite without prompts needs none.",
         ),
     ] = None,
     out: Annotated[
@@ -83,6 +83,9 @@ def evaluate(
         raise UserError("there is no such folder of clips", "--clips " + str(clips))
     lock = recipe or clips / LOCK
     made_by = load_recipe(lock) if recipe is not None or lock.is_file() else None
+    if made_by is None and found.prompts is not None:
+        hint = "give the recipe in whose form they are: --recipe"
+        raise UserError(f"the suite has prompts, and the clips come without {LOCK}", str(clips), hint)
     # Only now: a typo is told at once, without torch.
     from rich.console import Console
 

@@ -66,13 +66,21 @@ class Bench:
 
 
 def build_bench(suite: Suite, recipe: Recipe | None, clips: Path | None = None) -> Bench:
-    """The parts of a suite, built. UserError where two evaluators or two metrics share a name.
+    """The parts of a suite, built. UserError where two evaluators or two metrics share a name, or a suite with prompts
+    comes without a recipe.
 
     recipe: whose form the clips have; None: they come without one
     clips:  the folder that a suite without prompts measures
     """
     form = None if recipe is None else clip_spec(recipe)
-    prompts = FolderPrompts(clips) if suite.prompts is None and clips is not None else build_prompts(suite, form)
+    if suite.prompts is None and clips is not None:
+        prompts: PromptSet = FolderPrompts(clips)
+    elif form is None:
+        raise UserError(
+            "the suite's prompts are for clips of a recipe, and there is none", str(suite.source or suite.name)
+        )
+    else:
+        prompts = build_prompts(suite, form)
     return Bench(prompts, build_measures(suite, form), form, () if recipe is None else recipe.model.modalities)
 
 

@@ -324,7 +324,7 @@ def build_dataset(recipe: Recipe) -> ClipSource:
     return build_slot(training_of(recipe).data, clip=clip_spec(recipe))
 
 
-def build_prompts(suite: Suite, clip: ClipSpec | None) -> PromptSet:
+def build_prompts(suite: Suite, clip: ClipSpec) -> PromptSet:
     """The suite's prompts. UserError where it has none."""
     if suite.prompts is None:
         raise UserError(
