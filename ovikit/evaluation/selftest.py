@@ -66,7 +66,7 @@ def made_clips() -> list[Clip]:
     return [_made(seed) for seed in range(3)]
 
 
-def _made(seed: int, length_s: float = 4.0, rate_hz: int = 24, sound_hz: int = 48000, side: int = 256) -> Clip:
+def _made(seed: int, length_s: float = 4.0, rate_hz: int = 24, sound_hz: int = 48000, side: int = 160) -> Clip:
     generator = torch.Generator().manual_seed(seed)
     times = torch.rand(8, generator=generator).cumsum(0)
     times = 0.2 + times / times[-1] * (length_s - 0.6)
@@ -78,10 +78,11 @@ def _made(seed: int, length_s: float = 4.0, rate_hz: int = 24, sound_hz: int = 4
     video = torch.stack([texture.roll(int(k), dims=1) for k in drift]).round().to(torch.uint8)
     audio = 0.003 * torch.randn(round(length_s * sound_hz), generator=generator)
     bell = torch.exp(-torch.arange(round(0.2 * sound_hz)) / (0.03 * sound_hz))
+    square, yellow = side // 3, torch.tensor([240, 200, 40], dtype=torch.uint8)
     for k, at in enumerate(times.tolist()):
-        y, x = (int(v) for v in torch.randint(0, side - 80, (2,), generator=generator))
+        y, x = (int(v) for v in torch.randint(0, side - square, (2,), generator=generator))
         end = round(times[k + 1].item() * rate_hz) if k + 1 < len(times) else len(video)
-        video[round(at * rate_hz) : end, y : y + 80, x : x + 80] = torch.tensor([240, 200, 40], dtype=torch.uint8)
+        video[round(at * rate_hz) : end, y : y + square, x : x + square] = yellow
         burst = 0.25 * bell * torch.randn(len(bell), generator=generator)
         start = round(at * sound_hz)
         audio[start : start + len(burst)] += burst[: len(audio) - start]
