@@ -120,7 +120,7 @@ def alone(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("processes", "options"),
-    [(4, ("strategy=ddp",)), (2, ("strategy=fsdp",)), (2, ("strategy=ddp", "sequence=2")),
+    [(4, ("strategy=ddp", "sequence=2")), (2, ("strategy=fsdp",)),
      (4, ("strategy=fsdp", "sequence=2", "checkpoints=sharded", "activation_checkpointing=true"))],
 )  # fmt: skip
 def test_several_processes_train_as_one_and_any_number_goes_on(
