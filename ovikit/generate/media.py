@@ -252,9 +252,10 @@ def _decode(path: Path, need: Sequence[Modality], views: Sequence[View]) -> list
             for view, one in zip(views, found, strict=True)
         ]
         for frame in container.decode(*streams):
+            pixels: dict[tuple[int, int], NDArray[np.uint8]] = {}  # views of one size share them
             for view, decoded, resampler in zip(views, found, resamplers, strict=True):
                 if isinstance(frame, VideoFrame):
-                    _take_frame(decoded, frame, view)
+                    _take_frame(decoded, frame, view, pixels)
                 elif isinstance(frame, AudioFrame) and resampler is not None:
                     _take_sound(decoded, resampler.resample(frame))
         for decoded, resampler in zip(found, resamplers, strict=True):
@@ -268,16 +269,21 @@ def _decode(path: Path, need: Sequence[Modality], views: Sequence[View]) -> list
     return found
 
 
-def _take_frame(decoded: _Decoded, frame: VideoFrame, view: View) -> None:
+def _take_frame(
+    decoded: _Decoded, frame: VideoFrame, view: View, pixels: dict[tuple[int, int], NDArray[np.uint8]]
+) -> None:
     # A stream without time stamps is taken to be even.
     even = len(decoded.frame_times) / decoded.frame_rate_hz
     decoded.frame_times.append(even if frame.time is None else frame.time)
     if "video" not in view.modalities:
         return
-    height, width = view.size_px(frame.height, frame.width)
-    if (height, width) != (frame.height, frame.width):
-        frame = frame.reformat(width=width, height=height, format="rgb24", interpolation=Interpolation.AREA)
-    decoded.frames.append(np.asarray(frame.to_ndarray(format="rgb24"), dtype=np.uint8))
+    size = view.size_px(frame.height, frame.width)
+    if size not in pixels:
+        shown = frame
+        if size != (frame.height, frame.width):
+            shown = frame.reformat(width=size[1], height=size[0], format="rgb24", interpolation=Interpolation.AREA)
+        pixels[size] = np.asarray(shown.to_ndarray(format="rgb24"), dtype=np.uint8)
+    decoded.frames.append(pixels[size])
 
 
 def _refuse_truncated(stream: Stream, end_s: float, path: Path) -> None:
