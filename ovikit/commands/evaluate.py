@@ -10,7 +10,7 @@ import typer
 from typer.core import TyperGroup
 
 from ovikit.commands.metrics import compare, list_metrics, self_test
-from ovikit.commands.options import SuiteOverrides
+from ovikit.commands.options import PromptSetFolder, SuiteOverrides, with_set
 from ovikit.commands.tables import print_whole
 from ovikit.errors import UserError
 
@@ -47,6 +47,7 @@ def evaluate(
     clips: Annotated[
         Path | None, typer.Option(metavar="DIR", help="Folder of ID.mp4 files.", show_default=False)
     ] = None,
+    prompt_set: PromptSetFolder = None,
     listed: Annotated[bool, typer.Option("--list", help="List the metrics that there are, and nothing else.")] = False,
     recipe: Annotated[
         Path | None,
@@ -78,14 +79,11 @@ def evaluate(
     from ovikit.layout import LOCK
     from ovikit.recipe.load import load_recipe, load_suite
 
-    found = load_suite(suite, override or ())
+    found = load_suite(suite, with_set(override, prompt_set))
     if not clips.is_dir():
         raise UserError("there is no such folder of clips", "--clips " + str(clips))
     lock = recipe or clips / LOCK
     made_by = load_recipe(lock) if recipe is not None or lock.is_file() else None
-    if made_by is None and found.prompts is not None:
-        hint = "give the recipe in whose form they are: --recipe"
-        raise UserError(f"the suite has prompts, and the clips come without {LOCK}", str(clips), hint)
     # Only now: a typo is told at once, without torch.
     from rich.console import Console
 
@@ -129,7 +127,7 @@ def results_table(results: Results) -> Table:
             show_number(None if metric.chance is None else metric.chance.value, metric),
             show_number(None if metric.ceiling is None else metric.ceiling.value, metric),
             show_share(metric.share),
-            f"{metric.scored}/{results.prompts}",
+            f"{metric.scored}/{metric.asked}",
         )
     # Which clips have no number, and why, is in results.json and in the report: here the reasons are enough.
     reasons = Counter({one.reason: 0 for metric in results.metrics.values() for one in metric.unscored})

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from ovikit.commands.options import LoraFiles, Overrides, scaled_files
+from ovikit.commands.options import LoraFiles, Overrides, PromptSetFolder, scaled_files, with_set
 from ovikit.errors import UserError
 
 if TYPE_CHECKING:
@@ -92,6 +92,7 @@ def generate(
     image: FirstFrame = None,
     size: ClipSize = None,
     suite: PromptSuite = None,
+    prompt_set: PromptSetFolder = None,
     weights: Weights = None,
     lora: LoraFiles = None,
     checkpoint: Checkpoint = None,
@@ -116,6 +117,8 @@ def generate(
     _refuse_unless_one(prompt, prompts, suite)
     if image is not None and not prompt:
         raise UserError("--image goes with --prompt", hint="in a file of prompts, each row names its own: image_path")
+    if prompt_set is not None and suite is None:
+        raise UserError("--set goes with --suite", hint="it says where a suite's prompts are")
     from rich.console import Console
 
     from ovikit.commands.device import pick_device
@@ -129,7 +132,7 @@ def generate(
     wanted = None if size is None else parse_size(size)
     trained = None if checkpoint is None else _weights_at(source, checkpoint, weights)
     found = find_source(source, changes, weights, trained, scaled_files(lora or ()))
-    items = _items(found.recipe, prompt, prompts, suite, image)[:first]
+    items = _items(found.recipe, prompt, prompts, suite, image, with_set(None, prompt_set))[:first]
     with generation_progress(console, lines=True) as shown:
         done = run_generation(
             found,
@@ -183,7 +186,12 @@ def _refuse_unless_one(prompt: Sequence[str] | None, prompts: Path | None, suite
 
 
 def _items(
-    recipe: Recipe, prompt: Sequence[str] | None, prompts: Path | None, suite: Path | None, image: Path | None
+    recipe: Recipe,
+    prompt: Sequence[str] | None,
+    prompts: Path | None,
+    suite: Path | None,
+    image: Path | None,
+    overrides: Sequence[str],
 ) -> Sequence[PromptItem]:
     from ovikit.generate.prompts import given_prompts, read_prompts
 
@@ -194,5 +202,5 @@ def _items(
     from ovikit.recipe.build import build_prompts, clip_spec
     from ovikit.recipe.load import load_suite
 
-    found = build_prompts(load_suite(suite), clip_spec(recipe))
+    found = build_prompts(load_suite(suite, overrides), clip_spec(recipe))
     return [found[i] for i in range(len(found))]

@@ -14,7 +14,7 @@ from ovikit.errors import UserError
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from ovikit.evaluation.protocols import MetricSpec
+    from ovikit.evaluation.protocols import Evaluator, MetricSpec, Need
     from ovikit.evaluation.results import Results
     from ovikit.kernel.catalog import Registered
 
@@ -28,27 +28,45 @@ def list_metrics() -> None:
 
     console = Console(soft_wrap=True)
     rows: list[tuple[str, ...]] = []
-    for one in installed_catalog().of("evaluator").values():
-        metrics, lacking = _metrics(one)
-        for spec in metrics:
-            rows.append((spec.name, one.name, ARROWS[spec.direction], spec.unit, _range(spec), spec.version, "yes"))
-        if lacking is not None:
-            rows.append(("", one.name, "", "", "", "", f"no: {lacking}"))
-    print_table(console, ("metric", "evaluator", "better", "unit", "range", "version", "runs here"), rows)
-    for one in installed_catalog().of("evaluator").values():
-        for spec in _metrics(one)[0]:
+    found = {one.name: _judge(one) for one in installed_catalog().of("evaluator").values()}
+    for name, judge in found.items():
+        if isinstance(judge, str):
+            rows.append(("", name, "", "", "", "", "", "", f"no: {judge}"))
+            continue
+        needs = _needs(judge)
+        weights, licences = (", ".join(told) for told in ([one.name for one in needs], [one.licence for one in needs]))
+        lacking = "; ".join(f"{one.name}: {one.missing}" for one in needs if one.missing is not None)
+        for spec in judge.metrics:
+            rows.append(
+                (
+                    spec.name, name, ARROWS[spec.direction], spec.unit, _range(spec), spec.version, weights, licences,
+                    f"no: {lacking}" if lacking else "yes",
+                )
+            )  # fmt: skip
+    columns = ("metric", "evaluator", "better", "unit", "range", "version", "needs", "licence", "runs here")
+    print_table(console, columns, rows)
+    for judge in found.values():
+        for spec in () if isinstance(judge, str) else judge.metrics:
             console.print(f"{spec.name}: {spec.summary}", highlight=False, markup=False)
 
 
-def _metrics(one: Registered) -> tuple[tuple[MetricSpec, ...], str | None]:
-    """The metrics of an evaluator with its defaults, and why it has none here."""
+def _judge(one: Registered) -> Evaluator | str:
+    """An evaluator with its defaults, or why there is none here."""
+    from ovikit.recipe.build import find_assets
+
     required = [name for name, field in one.component.config.model_fields.items() if field.is_required()]
     if required:
-        return (), f"it needs {', '.join(required)} (ovikit plugins show evaluator/{one.name})"
+        return f"it needs {', '.join(required)} (ovikit plugins show evaluator/{one.name})"
     try:
-        return one.component.build(one.component.config(), clip=None).metrics, None
+        return one.component.build(one.component.config(), clip=None, assets=find_assets())
     except UserError as error:
-        return (), error.what if error.hint is None else f"{error.what}; {error.hint}"
+        return error.what if error.hint is None else f"{error.what}; {error.hint}"
+
+
+def _needs(judge: Evaluator) -> tuple[Need, ...]:
+    from ovikit.evaluation.protocols import Needing
+
+    return judge.needs if isinstance(judge, Needing) else ()
 
 
 def _range(spec: MetricSpec) -> str:

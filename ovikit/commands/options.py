@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated
@@ -18,6 +19,15 @@ SuiteOverrides = Annotated[
     list[str] | None,
     typer.Option("--override", "-o", metavar="PATH=VALUE", help="Change a value of the suite, as in prompts.count=16."),
 ]
+PromptSetFolder = Annotated[
+    Path | None,
+    typer.Option(
+        "--set",
+        metavar="DIR|FILE",
+        help="Where the suite's prompts are: short for -o prompts.path=DIR.",
+        show_default=False,
+    ),
+]
 LoraFiles = Annotated[
     list[str] | None,
     typer.Option(
@@ -28,6 +38,12 @@ LoraFiles = Annotated[
     ),
 ]
 RecipeFile = Annotated[Path, typer.Argument(metavar="RECIPE", help="A recipe or lock file.", show_default=False)]
+
+
+def with_set(overrides: Sequence[str] | None, prompt_set: Path | None) -> list[str]:
+    """A suite's overrides, and where its prompts are."""
+    given = list(overrides or ())
+    return given if prompt_set is None else [*given, f"prompts.path={json.dumps(str(prompt_set))}"]
 
 
 def scaled_files(given: Sequence[str]) -> list[tuple[Path, float]]:

@@ -17,6 +17,7 @@ from ovikit.evaluation.results import (
     MetricResult,
     Named,
     Number,
+    PromptFilesRecord,
     Results,
     UnscoredItems,
 )
@@ -50,10 +51,14 @@ def assemble(
     recipe: Recipe | None,
     clips: Path,
     items: Sequence[PromptItem],
+    files: str | None,
     outcomes: Mapping[str, Outcome],
     exchanges: int,
 ) -> Results:
-    """The content of ``results.json``; its paths are names within the folder ``clips``."""
+    """The content of ``results.json``; its paths are names within the folder ``clips``.
+
+    files: hash of the prompts' files; None: they have none
+    """
     there = [item for item in items if media_path(clips, item.id).is_file()]
     asked = {media_path(clips, item.id).name for item in items}
     weights = {str((read_sidecar(clips, item.id) or {}).get("weights_sha256")) for item in there}
@@ -64,6 +69,7 @@ def assemble(
         folder=clips.resolve().name,
         recipe=None if recipe is None else Named(name=recipe.name, digest=recipe.digest),
         weights_sha256=weights.pop() if len(weights) == 1 and weights != {"None"} else None,
+        prompt_set=_prompt_set(suite, files),
         prompts=len(items),
         clips=len(there),
         extra_clips=tuple(sorted(path.name for path in clips.glob("[!.]*.mp4") if path.name not in asked)),
@@ -72,6 +78,20 @@ def assemble(
         decoder=DECODER,
         metrics={name: _metric(outcome, items) for name, outcome in outcomes.items()},
         items=tuple(_item(i, item, outcomes) for i, item in enumerate(items)),
+    )
+
+
+def _prompt_set(suite: Suite, digest: str | None) -> PromptFilesRecord | None:
+    if digest is None or suite.prompts is None:
+        return None
+    told = suite.set
+    if told is None:
+        return PromptFilesRecord(
+            name=suite.prompts.type, revision=None, licence=None, source=None, digest=digest, whole=None
+        )
+    whole = None if told.sha256 is None else told.sha256 == digest
+    return PromptFilesRecord(
+        name=told.name, revision=told.revision, licence=told.licence, source=told.source, digest=digest, whole=whole
     )
 
 
@@ -107,7 +127,8 @@ def _number(summary: Summary, items: Sequence[PromptItem]) -> Number:
     return Number(
         value=summary.value,
         interval=summary.interval,
-        scored=len(summary.scores),
+        asked=len(items) - len(summary.unasked),
+        scored=summary.scored,
         unscored=tuple(
             UnscoredItems(reason=reason, count=len(ids), items=tuple(ids)) for reason, ids in by_reason.items()
         ),
@@ -120,6 +141,8 @@ def _item(index: int, item: PromptItem, outcomes: Mapping[str, Outcome]) -> Item
         prompt=item.prompt,
         scores={name: outcome.value.scores.get(index) for name, outcome in outcomes.items()},
         reasons={
-            name: outcome.value.unscored[index] for name, outcome in outcomes.items() if index in outcome.value.unscored
+            name: reason
+            for name, outcome in outcomes.items()
+            if (reason := {**outcome.value.unscored, **outcome.value.unasked}.get(index)) is not None
         },
     )

@@ -12,10 +12,10 @@ from typing import Any
 import av
 
 from ovikit.errors import UserError
-from ovikit.evaluation.protocols import Evaluator, Unscored, Viewing
+from ovikit.evaluation.protocols import Comparing, Evaluator, Needing, PromptItem, Score, Selecting, Unscored, Viewing
 from ovikit.files import atomic_write_text, sha256_of
 from ovikit.generate.media import View, read_clip, read_views
-from ovikit.types import Clip, ClipSpec, Modality
+from ovikit.types import AV, Clip, ClipSpec, Modality
 
 CACHE = ".features"
 DECODER = f"PyAV {av.__version__}, libavcodec {'.'.join(str(part) for part in av.library_versions['libavcodec'])}"
@@ -38,6 +38,32 @@ class Measure:
         """The form in which the evaluator wants clips; None: as the recipe has them."""
         return self.evaluator.view if isinstance(self.evaluator, Viewing) else None
 
+    @property
+    def lacking(self) -> str | None:
+        """Why the evaluator cannot run here; None: it can."""
+        needs = self.evaluator.needs if isinstance(self.evaluator, Needing) else ()
+        return "; ".join(f"{one.name}: {one.missing}" for one in needs if one.missing is not None) or None
+
+    def leaves_out(self, item: PromptItem) -> Unscored | None:
+        """Why the evaluator is not asked about an item; None: it is."""
+        why = self.evaluator.leaves_out(item) if isinstance(self.evaluator, Selecting) else None
+        return None if why is None else Unscored(why, asked=False)
+
+    def scores(self, pair: AV[Mapping[str, Features]], truth: ItemFeatures, item: PromptItem) -> Mapping[str, Score]:
+        """The scores of a picture and a sound by their clips' features. truth: features of the ground truth.
+
+        ValueError where the evaluator does not score exactly its metrics."""
+        video, audio = pair["video"][self.name], pair["audio"][self.name]
+        if isinstance(self.evaluator, Comparing):
+            true = truth if isinstance(truth, Unscored) else truth[self.name]
+            scores = self.evaluator.compare(video, audio, true, item)
+        else:
+            scores = self.evaluator.score(video, audio, item)
+        wanted = {spec.name for spec in self.evaluator.metrics}
+        if set(scores) != wanted:
+            raise ValueError(f"evaluator '{self.name}' scored {sorted(scores)}, its metrics are {sorted(wanted)}")
+        return scores
+
     def key(self, form: ClipSpec | None, media_sha256: str) -> str:
         """Changes with everything that may change the features of a file."""
         seen = repr(form) if self.view is None else repr(self.view)
@@ -53,6 +79,7 @@ def clip_features(
     cache: Path | None = None,
 ) -> ItemFeatures:
     """The features of one file by measure, from the cache where they are there; Unscored where it cannot be read.
+    Measures that cannot run here have none.
 
     The file is decoded at most once for the evaluators that want it in the form of the recipe, and once for those that
     have a view of their own.
@@ -65,9 +92,10 @@ def clip_features(
         return Unscored("there is no clip")
     folder = path.parent / CACHE if cache is None else cache
     digest = sha256_of(path)
-    files = {one.name: folder / f"{path.stem}.{one.name}.{one.key(form, digest)[:24]}.json" for one in measures}
+    able = [one for one in measures if one.lacking is None]
+    files = {one.name: folder / f"{path.stem}.{one.name}.{one.key(form, digest)[:24]}.json" for one in able}
     found = {name: kept for name, file in files.items() if (kept := _read(file)) is not None}
-    missing = [one for one in measures if one.name not in found]
+    missing = [one for one in able if one.name not in found]
     if not missing:
         return found
     try:

@@ -1,12 +1,13 @@
 """Per-item scores to numbers with intervals, the same whether one process scored the items or several.
 
-Shape legend: n items, r bootstrap resamples.
+Shape legend: n items, r = 4000 bootstrap resamples.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 import torch
@@ -17,6 +18,8 @@ from torchmetrics import Metric
 from ovikit.evaluation.protocols import Unscored
 
 RESAMPLES = 4000
+POOL_RESAMPLES = 200
+"""A metric of the whole set is computed anew for each."""
 BOOTSTRAP_SEED = 20250
 CONFIDENCE = 0.95
 _REASON_BYTES = 240
@@ -31,13 +34,22 @@ class Summary:
     value:    None where no item was scored
     interval: 95 %, by bootstrap over items; None below two scored items
     scores:   of the scored items, by index
-    unscored: reason of each other item, by index
+    unscored: reason of each other item that the metric is about, by index
+    unasked:  reason of each item that it has nothing to say of
+    pooled:   items that a metric of the whole set was computed from; it has no scores of items
     """
 
     value: float | None
     interval: Interval | None
     scores: Mapping[int, float] = field(default_factory=dict)
     unscored: Mapping[int, str] = field(default_factory=dict)
+    unasked: Mapping[int, str] = field(default_factory=dict)
+    pooled: int = 0
+
+    @property
+    def scored(self) -> int:
+        """Items that the value comes from."""
+        return self.pooled or len(self.scores)
 
 
 class ItemScores(Metric):
@@ -51,10 +63,11 @@ class ItemScores(Metric):
     index: list[Tensor]
     score: list[Tensor]
     reason: list[Tensor]
+    asked: list[Tensor]
 
     def __init__(self) -> None:
         super().__init__()
-        for name in ("index", "score", "reason"):
+        for name in ("index", "score", "reason", "asked"):
             self.add_state(name, default=[], dist_reduce_fx="cat")
 
     def update(self, index: int, score: float | Unscored) -> None:
@@ -70,6 +83,8 @@ class ItemScores(Metric):
         self.index.append(torch.tensor([index], device=self.device))
         self.score.append(torch.tensor([value], dtype=torch.float64, device=self.device))
         self.reason.append(row)
+        asked = score.asked if isinstance(score, Unscored) else True
+        self.asked.append(torch.tensor([asked], device=self.device))
 
     def compute(self) -> Tensor:
         """The mean over the scored items of all processes, a float64 scalar; NaN where there are none."""
@@ -82,16 +97,19 @@ class ItemScores(Metric):
             return self._summarised()
 
     def _summarised(self) -> Summary:
-        index, score, reason = (_joined(state).cpu().numpy() for state in (self.index, self.score, self.reason))
+        states = (self.index, self.score, self.reason, self.asked)
+        index, score, reason, asked = (_joined(state).cpu().numpy() for state in states)
         scores: dict[int, float] = {}
         unscored: dict[int, str] = {}
+        unasked: dict[int, str] = {}
         for row in np.argsort(index, kind="stable"):
             item = int(index[row])
             if np.isnan(score[row]):
-                unscored[item] = bytes(reason[row]).rstrip(b"\0").decode(errors="ignore")
+                why = bytes(reason[row]).rstrip(b"\0").decode(errors="ignore")
+                (unscored if asked[row] else unasked)[item] = why
             else:
                 scores[item] = float(score[row])
-        return summarise(scores, unscored)
+        return summarise(scores, unscored, unasked)
 
 
 def _joined(state: list[Tensor] | Tensor) -> Tensor:
@@ -101,17 +119,44 @@ def _joined(state: list[Tensor] | Tensor) -> Tensor:
     return torch.cat(state) if state else torch.empty(0)
 
 
-def summarise(scores: Mapping[int, float], unscored: Mapping[int, str]) -> Summary:
+def summarise(
+    scores: Mapping[int, float], unscored: Mapping[int, str], unasked: Mapping[int, str] | None = None
+) -> Summary:
     """The summary of per-item scores."""
     values = np.array([scores[item] for item in sorted(scores)])
     if not len(values):
-        return Summary(None, None, scores, unscored)
-    return Summary(float(values.mean()), bootstrap_interval(values), scores, unscored)
+        return Summary(None, None, scores, unscored, unasked or {})
+    return Summary(float(values.mean()), bootstrap_interval(values), scores, unscored, unasked or {})
 
 
-def _resampled(count: int) -> NDArray[np.int64]:
-    """(r, count) indices drawn with replacement: the same ones for the same count."""
-    return np.random.default_rng(BOOTSTRAP_SEED).integers(0, count, size=(RESAMPLES, count))
+def pooled(
+    parts: Mapping[int, Any],
+    pool: Callable[[Sequence[Any]], float | Unscored],
+    unscored: Mapping[int, str],
+    unasked: Mapping[int, str],
+) -> Summary:
+    """The summary of a metric of the whole set: ``pool`` of the parts that its items add, by index.
+
+    Its interval is centred: a sample drawn with repetitions spreads less than the set does, which moves a Frechet
+    distance, so the resampled values tell how far they scatter and not where the value lies.
+    """
+    order = sorted(parts)
+    value = pool([parts[item] for item in order]) if order else Unscored("no item could be scored")
+    if isinstance(value, Unscored):
+        return Summary(None, None, {}, {**unscored, **dict.fromkeys(order, value.reason)}, unasked)
+    drawn = _resampled(len(order), POOL_RESAMPLES) if len(order) > 1 else ()
+    again = [pool([parts[order[i]] for i in row]) for row in drawn]
+    numbers = np.array([one for one in again if not isinstance(one, Unscored)])
+    interval = None
+    if len(numbers) > 1:
+        low, high = _interval(numbers - numbers.mean())
+        interval = value + low, value + high
+    return Summary(value, interval, {}, unscored, unasked, len(order))
+
+
+def _resampled(count: int, times: int = RESAMPLES) -> NDArray[np.int64]:
+    """(times, count) indices drawn with replacement: the same ones for the same count."""
+    return np.random.default_rng(BOOTSTRAP_SEED).integers(0, count, size=(times, count))
 
 
 def _interval(statistics: NDArray[np.float64]) -> Interval:

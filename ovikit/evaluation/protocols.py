@@ -5,7 +5,7 @@ An evaluator reads decoded clips, as a viewer would see and hear them; it never 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, Protocol, runtime_checkable
@@ -40,6 +40,19 @@ class PromptSet(Protocol):
         ...
 
 
+@runtime_checkable
+class OnDisk(Protocol):
+    """A prompt set of files. Its ground truth is measured as it lies there, where clips come without a recipe."""
+
+    def fingerprint(self) -> str:
+        """sha256 (hex) of the prompts and of their files."""
+        ...
+
+    def reference_file(self, index: int) -> Path | None:
+        """The media file with the ground truth of a prompt; None where there is none."""
+        ...
+
+
 Direction = Literal["higher", "lower", "neither"]
 
 
@@ -62,9 +75,40 @@ class MetricSpec:
 
 @dataclass(frozen=True, slots=True)
 class Unscored:
-    """In place of a number that cannot be had, and why. Never counted as a score."""
+    """In place of a number that cannot be had, and why. Never counted as a score.
+
+    asked: False where the metric has nothing to say of such an item, as a speech error of a prompt without speech; it
+           then does not count against the metric's coverage
+    """
 
     reason: str
+    asked: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """What an item adds to a metric of the whole set, such as a Frechet distance. Plain data."""
+
+    data: Any
+
+
+Score = float | Unscored | Part
+
+
+@dataclass(frozen=True, slots=True)
+class Need:
+    """Weights, or a package, that an evaluator cannot do without.
+
+    name:    the asset, as it is looked for in OVIKIT_ASSETS; or the package
+    licence: under which it is published
+    source:  where it is published
+    missing: what to do about it where it is not here; None: it is
+    """
+
+    name: str
+    licence: str
+    source: str
+    missing: str | None = None
 
 
 class Evaluator(Protocol):
@@ -80,9 +124,7 @@ class Evaluator(Protocol):
         """Plain JSON data from one decoded clip: the expensive part, cached per file."""
         ...
 
-    def score(
-        self, video: Mapping[str, Any], audio: Mapping[str, Any], item: PromptItem
-    ) -> dict[str, float | Unscored]:
+    def score(self, video: Mapping[str, Any], audio: Mapping[str, Any], item: PromptItem) -> Mapping[str, Score]:
         """One entry per metric. ``video`` and ``audio`` are the features of the clip whose picture and of the clip
         whose sound is judged: the same clip normally, two when chance is measured by exchanging sounds."""
         ...
@@ -94,3 +136,41 @@ class Viewing(Protocol):
     the file has them where there is no recipe."""
 
     view: View
+
+
+@runtime_checkable
+class Needing(Protocol):
+    """An evaluator that cannot do without weights or packages. Where one is missing, its metrics are unscored, and the
+    rest of the suite goes on."""
+
+    needs: tuple[Need, ...]
+
+
+@runtime_checkable
+class Selecting(Protocol):
+    """An evaluator that is not about every item."""
+
+    def leaves_out(self, item: PromptItem) -> str | None:
+        """Why it has nothing to say of an item, whatever its clip; None: it has."""
+        ...
+
+
+@runtime_checkable
+class Comparing(Protocol):
+    """An evaluator that also sees the ground truth. It is asked this in place of ``score``."""
+
+    def compare(
+        self, video: Mapping[str, Any], audio: Mapping[str, Any], truth: Mapping[str, Any] | Unscored, item: PromptItem
+    ) -> Mapping[str, Score]:
+        """As ``score``. truth: features of the ground-truth clip, or why there are none."""
+        ...
+
+
+@runtime_checkable
+class Pooling(Protocol):
+    """An evaluator with metrics of the whole set, which are no means over items: its ``score`` gives a ``Part`` for
+    them."""
+
+    def pool(self, name: str, parts: Sequence[Any]) -> float | Unscored:
+        """The metric ``name`` of a set from the data of its items' parts, in any order, at least one."""
+        ...

@@ -10,7 +10,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from ovikit.errors import UserError
 from ovikit.files import atomic_write_json
 
-FORMAT: Literal[1] = 1
+FORMAT: Literal[2] = 2
 SCHEMA = Path(__file__).with_name("results.schema.json")
 Interval = tuple[float, float]
 
@@ -31,10 +31,13 @@ class Number(_Record):
     """A mean over items with its 95 % interval."""
 
     value: float | None
-    """Mean over the scored items; null: none was scored."""
+    """Mean over the scored items, or a number of the whole set; null: none was scored."""
     interval: Interval | None
     """95 %, bootstrap over items; null: fewer than two items were scored."""
+    asked: int
+    """Items that the metric is about."""
     scored: int
+    """Those of them that have a number."""
     unscored: tuple[UnscoredItems, ...]
 
 
@@ -75,7 +78,7 @@ class ItemResult(_Record):
     prompt: str
     scores: dict[str, float | None]
     reasons: dict[str, str]
-    """Why, for each metric without a score."""
+    """Why, for each metric without a score, but for metrics of the whole set."""
 
 
 class Named(_Record):
@@ -85,10 +88,23 @@ class Named(_Record):
     digest: str
 
 
+class PromptFilesRecord(_Record):
+    """The files that prompts were read from."""
+
+    name: str
+    revision: str | None
+    licence: str | None
+    source: str | None
+    digest: str
+    """sha256 of prompts and files."""
+    whole: bool | None
+    """Whether these are the published set's files; null: its hash is not known."""
+
+
 class Results(_Record):
     """The outcome of a suite on a folder of clips."""
 
-    format: Literal[1]
+    format: Literal[2]
     suite: Named
     profile: str
     """Name and version of the metric definitions."""
@@ -98,6 +114,8 @@ class Results(_Record):
     """What made the clips; null: they came without a recipe, of another model."""
     weights_sha256: str | None
     """Of the weights that made the clips, where their sidecars agree."""
+    prompt_set: PromptFilesRecord | None
+    """The files that the prompts are; null: they are no files."""
     prompts: int
     clips: int
     """Clips that were found for them."""

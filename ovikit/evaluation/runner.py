@@ -8,17 +8,19 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from statistics import fmean
+from typing import Any, cast
 
 from torch import distributed
 
 from ovikit.errors import UserError
 from ovikit.evaluation.assemble import Chance, Outcome, assemble
-from ovikit.evaluation.features import ItemFeatures, Measure, clip_features
+from ovikit.evaluation.features import CACHE, Features, ItemFeatures, Measure, clip_features
 from ovikit.evaluation.folder import FolderPrompts
-from ovikit.evaluation.metrics import ItemScores, Summary, derangements
-from ovikit.evaluation.protocols import PromptItem, PromptSet, Unscored
+from ovikit.evaluation.metrics import ItemScores, Summary, derangements, pooled, summarise
+from ovikit.evaluation.protocols import OnDisk, Part, Pooling, PromptItem, PromptSet, Score, Unscored
 from ovikit.evaluation.results import Results
 from ovikit.evaluation.truth import write_truth
 from ovikit.generate.jobs import media_path, read_sidecar
@@ -30,6 +32,7 @@ from ovikit.types import AV, ClipSpec, Modality
 
 EXCHANGES = 16
 EXCHANGE_SEED = 7
+NO_TRUTH = Unscored("it has no ground truth", asked=False)
 
 Told = Callable[[str, int, int], None]
 """``told(what, done, total)``: how the evaluation goes on."""
@@ -66,8 +69,7 @@ class Bench:
 
 
 def build_bench(suite: Suite, recipe: Recipe | None, clips: Path | None = None) -> Bench:
-    """The parts of a suite, built. UserError where two evaluators or two metrics share a name, or a suite with prompts
-    comes without a recipe.
+    """The parts of a suite, built. UserError where two evaluators or two metrics share a name.
 
     recipe: whose form the clips have; None: they come without one
     clips:  the folder that a suite without prompts measures
@@ -75,10 +77,6 @@ def build_bench(suite: Suite, recipe: Recipe | None, clips: Path | None = None) 
     form = None if recipe is None else clip_spec(recipe)
     if suite.prompts is None and clips is not None:
         prompts: PromptSet = FolderPrompts(clips)
-    elif form is None:
-        raise UserError(
-            "the suite's prompts are for clips of a recipe, and there is none", str(suite.source or suite.name)
-        )
     else:
         prompts = build_prompts(suite, form)
     return Bench(prompts, build_measures(suite, form), form, () if recipe is None else recipe.model.modalities)
@@ -110,8 +108,8 @@ def evaluate(
     exchanges: int = EXCHANGES,
     told: Told = lambda what, done, total: None,
 ) -> Results:
-    """The results of ``suite`` on the folder ``clips``, made by ``recipe`` or in its form; without a recipe they are
-    taken as they are, and there is no ceiling.
+    """The results of ``suite`` on the folder ``clips``, made by ``recipe`` or in its form. Without a recipe they are
+    taken as they are, and so is the ground truth where the prompts have files of it.
 
     truth:     where ground-truth clips are kept, so that a second run finds them; default: ``truth`` beside ``clips``
     exchanges: ways of giving each clip another one's sound, which chance is the mean of
@@ -154,119 +152,175 @@ class Measured:
             for one in self.bench.measures
             for spec in one.evaluator.metrics
         }
-        return assemble(suite, recipe, self.clips, self.bench.items, outcomes, self.exchanges)
+        prompts = self.bench.prompts
+        files = prompts.fingerprint() if isinstance(prompts, OnDisk) else None
+        return assemble(suite, recipe, self.clips, self.bench.items, files, outcomes, self.exchanges)
 
 
 def evaluate_bench(
     bench: Bench, codecs: AV[Codec] | None, clips: Path, truth: Path | None, exchanges: int, told: Told
 ) -> Measured:  # fmt: skip
-    """The scores of a folder, of its exchanged sounds, and of the ground truth through the codecs."""
-    measured = _features(bench, clips, told, "clips")
+    """The scores of a folder, of its exchanged sounds, and of the ground truth: through the codecs, or where there
+    are none as its files are."""
+    measured = _features(bench, [_Place(clips, item) for item in bench.items], told, "clips")
     readable = [i for i, one in enumerate(measured) if not isinstance(one, Unscored)]
     orders = [
         {readable[i]: readable[int(other)] for i, other in enumerate(order)}
         for order in derangements(len(readable), exchanges, EXCHANGE_SEED)
     ]
     folder = clips.parent / "truth" if truth is None else truth
-    there: list[int] = []
-    if _rank() == 0 and codecs is not None and bench.form is not None:
-        there = write_truth(bench.prompts, codecs, bench.form, folder, lambda n, total: told("ground truth", n, total))
-    there = _from_first(there)
-    value = _scores(bench, measured, [Pairing({i: i for i in readable})])
+    truth_files = _truth_files(bench, codecs, folder, told)
+    true = _features(bench, truth_files, told, "ground-truth clips") if any(truth_files) else []
+    truths = true or [NO_TRUTH] * len(measured)
+    value = _scores(bench, measured, truths, [Pairing({i: i for i in readable})])
     return Measured(
         bench,
         clips,
         value,
-        _chance(bench, measured, value, orders) if orders else {},
-        _ceiling(bench, folder, there, told) if there else None,
+        _chance(bench, measured, truths, value, orders) if orders else {},
+        _ceiling(bench, true) if true else None,
         len(orders),
     )
 
 
+def _truth_files(bench: Bench, codecs: AV[Codec] | None, folder: Path, told: Told) -> list[_Place | None]:
+    """Where the ground truth of each prompt is: clips that went through the codecs, written by the first process; or
+    without codecs the files that the prompts have."""
+    if codecs is not None and bench.form is not None:
+        there: list[int] = []
+        if _rank() == 0:
+            there = write_truth(
+                bench.prompts, codecs, bench.form, folder, lambda n, total: told("ground truth", n, total)
+            )
+        known = set(_from_first(there))
+        return [_Place(folder, item) if i in known else None for i, item in enumerate(bench.items)]
+    prompts = bench.prompts
+    if not isinstance(prompts, OnDisk):
+        return [None] * len(prompts)
+    files = [prompts.reference_file(i) for i in range(len(prompts))]
+    return [None if file is None else _Place(file.parent, None, file) for file in files]
+
+
 def _chance(
-    bench: Bench, measured: Sequence[ItemFeatures], value: Mapping[str, Summary], orders: Sequence[Mapping[int, int]]
+    bench: Bench,
+    measured: Sequence[ItemFeatures],
+    truths: Sequence[ItemFeatures],
+    value: Mapping[str, Summary],
+    orders: Sequence[Mapping[int, int]],
 ) -> dict[str, Chance]:
-    """What each metric gives where a clip's sound is another one's.
+    """What each metric gives where a clip's sound is another one's; metrics of the whole set do not see that.
 
     A metric that none of this changes reads only the picture: its chance is measured by exchanging pictures.
     """
-    sounds = _scores(bench, measured, [Pairing(order, "audio") for order in orders])
-    pictures = _scores(bench, measured, [Pairing(order, "video") for order in orders])
+    sounds = _scores(bench, measured, truths, [Pairing(order, "audio") for order in orders])
+    pictures = _scores(bench, measured, truths, [Pairing(order, "video") for order in orders])
     return {
         name: Chance(pictures[name], "video") if one.scores == value[name].scores else Chance(one, "audio")
         for name, one in sounds.items()
+        if not value[name].pooled
     }
 
 
-def _ceiling(bench: Bench, folder: Path, there: Sequence[int], told: Told) -> Mapping[str, Summary]:
-    found = _features(bench, folder, told, "ground-truth clips")
-    known = set(there)
-    features = [one if i in known else Unscored("it has no ground truth") for i, one in enumerate(found)]
-    readable = [i for i, one in enumerate(features) if not isinstance(one, Unscored)]
-    return _scores(bench, features, [Pairing({i: i for i in readable})])
+def _ceiling(bench: Bench, true: Sequence[ItemFeatures]) -> Mapping[str, Summary]:
+    readable = [i for i, one in enumerate(true) if not isinstance(one, Unscored)]
+    return _scores(bench, true, true, [Pairing({i: i for i in readable})])
 
 
-def _features(bench: Bench, folder: Path, told: Told, what: str) -> list[ItemFeatures]:
+@dataclass(frozen=True, slots=True)
+class _Place:
+    """The file of an item's clip. item: whose prompt it must have been made from; None: it is ground truth as it is."""
+
+    folder: Path
+    item: PromptItem | None
+    file: Path | None = None
+
+
+def _features(bench: Bench, places: Sequence[_Place | None], told: Told, what: str) -> list[ItemFeatures]:
     """The features of every item, each decoded by one of the processes."""
-    items, share = bench.items, _share(len(bench.prompts))
+    share = _share(len(places))
     mine: dict[int, ItemFeatures] = {}
     for done, i in enumerate(share, start=1):
-        mine[i] = _item_features(bench, folder, items[i])
+        mine[i] = _place_features(bench, places[i])
         told(what, done, len(share))
     everyone: list[dict[int, ItemFeatures]] = [mine]
     if distributed.is_initialized():
         everyone = [{} for _ in range(distributed.get_world_size())]
         distributed.all_gather_object(everyone, mine)
     merged = {i: one for part in everyone for i, one in part.items()}
-    return [merged[i] for i in range(len(items))]
+    return [merged[i] for i in range(len(places))]
 
 
-def _item_features(bench: Bench, folder: Path, item: PromptItem) -> ItemFeatures:
-    sidecar = read_sidecar(folder, item.id)
-    if sidecar is not None and sidecar.get("prompt") != item.prompt:
+def _place_features(bench: Bench, place: _Place | None) -> ItemFeatures:
+    if place is None:
+        return NO_TRUTH
+    if place.item is None:
+        assert place.file is not None
+        cache = place.folder / CACHE
+        return clip_features(place.file, bench.measures, bench.form, (), cache)
+    sidecar = read_sidecar(place.folder, place.item.id)
+    if sidecar is not None and sidecar.get("prompt") != place.item.prompt:
         return Unscored("the clip's sidecar says that it was made from another prompt")
-    return clip_features(media_path(folder, item.id), bench.measures, bench.form, bench.need)
+    return clip_features(media_path(place.folder, place.item.id), bench.measures, bench.form, bench.need)
 
 
-def _scores(bench: Bench, features: Sequence[ItemFeatures], pairings: Sequence[Pairing]) -> dict[str, Summary]:
+def _scores(
+    bench: Bench, features: Sequence[ItemFeatures], truths: Sequence[ItemFeatures], pairings: Sequence[Pairing]
+) -> dict[str, Summary]:
     """The summary of each metric, an item's score being its mean over the pairings that could be scored."""
-    items = bench.items
-    totals = {spec.name: ItemScores() for one in bench.measures for spec in one.evaluator.metrics}
-    for i in _share(len(items)):
-        for measure in bench.measures:
-            told = [
-                found
-                for pairing in pairings
-                if (found := _score(measure, features, i, pairing, items[i])) is not None
-            ]  # fmt: skip
-            for spec in measure.evaluator.metrics:
-                own = features[i]
-                score = own if isinstance(own, Unscored) else _mean([one[spec.name] for one in told])
-                totals[spec.name].update(i, score)
-    return {name: total.summary() for name, total in totals.items()}
+    found: dict[str, Summary] = {}
+    for measure in bench.measures:
+        found |= _measure_scores(measure, bench.items, features, truths, pairings)
+    return found
 
 
-def _score(
-    measure: Measure, features: Sequence[ItemFeatures], i: int, pairing: Pairing, item: PromptItem
-) -> Mapping[str, float | Unscored] | None:
-    """The scores of an item's picture with the paired sound; None where the item is not in the pairing."""
+def _measure_scores(
+    measure: Measure,
+    items: Sequence[PromptItem],
+    features: Sequence[ItemFeatures],
+    truths: Sequence[ItemFeatures],
+    pairings: Sequence[Pairing],
+) -> dict[str, Summary]:
+    names = [spec.name for spec in measure.evaluator.metrics]
+    if measure.lacking is not None:
+        out = {i: why.reason for i, item in enumerate(items) if (why := measure.leaves_out(item)) is not None}
+        lacking = {i: measure.lacking for i in range(len(items)) if i not in out}
+        return {name: summarise({}, lacking, out) for name in names}
+    judge = measure.evaluator
+    totals = {name: ItemScores() for name in names}
+    parts: dict[str, dict[int, Any]] = {name: {} for name in names}
+    # A metric of the whole set needs every item, and all processes have the features: each computes it by itself.
+    for i in range(len(items)) if isinstance(judge, Pooling) else _share(len(items)):
+        out = measure.leaves_out(items[i])
+        pairs = [one for pairing in pairings if out is None and (one := _pair(features, i, pairing)) is not None]
+        told = [measure.scores(one, truths[i], items[i]) for one in pairs]
+        own = features[i]
+        for name in names:
+            score = out or (own if isinstance(own, Unscored) else _mean([one[name] for one in told]))
+            if isinstance(score, Part):
+                parts[name][i] = score.data
+            else:
+                totals[name].update(i, score)
+    found = {name: total.summary() for name, total in totals.items()}
+    if isinstance(judge, Pooling):
+        for name in names:
+            if parts[name]:
+                found[name] = pooled(parts[name], partial(judge.pool, name), found[name].unscored, found[name].unasked)
+    return found
+
+
+def _pair(features: Sequence[ItemFeatures], i: int, pairing: Pairing) -> AV[Mapping[str, Features]] | None:
+    """The features of an item's picture and of the sound that it is paired with; None where it is in no pair."""
     if i not in pairing.others:
         return None
-    pair = pairing.pair(i)
-    video, audio = features[pair["video"]], features[pair["audio"]]
-    assert not isinstance(video, Unscored)
-    assert not isinstance(audio, Unscored)
-    scores = measure.evaluator.score(video[measure.name], audio[measure.name], item)
-    wanted = {spec.name for spec in measure.evaluator.metrics}
-    if set(scores) != wanted:
-        raise ValueError(f"evaluator '{measure.name}' scored {sorted(scores)}, its metrics are {sorted(wanted)}")
-    return scores
+    found = pairing.pair(i).map(lambda j: features[j])
+    assert not any(isinstance(one, Unscored) for one in found.values())
+    return cast("AV[Mapping[str, Features]]", found)
 
 
-def _mean(scores: Sequence[float | Unscored]) -> float | Unscored:
-    numbers = [one for one in scores if not isinstance(one, Unscored)]
-    reasons = [one for one in scores if isinstance(one, Unscored)]
-    return fmean(numbers) if numbers else next(iter(reasons), Unscored("there is no other clip to compare with"))
+def _mean(scores: Sequence[Score]) -> Score:
+    numbers = [one for one in scores if isinstance(one, float)]
+    others = [one for one in scores if not isinstance(one, float)]
+    return fmean(numbers) if numbers else next(iter(others), Unscored("there is no other clip to compare with"))
 
 
 def _rank() -> int:

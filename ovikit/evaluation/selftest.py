@@ -16,13 +16,13 @@ from ovikit.errors import UserError
 from ovikit.evaluation.corruptions import CORRUPTIONS, Corruption
 from ovikit.evaluation.features import DECODER, ItemFeatures, Measure, clip_features
 from ovikit.evaluation.protocols import MetricSpec, PromptItem, Unscored
-from ovikit.evaluation.runner import build_measures
+from ovikit.evaluation.runner import NO_TRUTH, build_measures
 from ovikit.extras import require
 from ovikit.files import atomic_path, atomic_write_json
 from ovikit.generate.jobs import media_path
 from ovikit.generate.media import AAC_RATES_HZ, View, read_views, write_clip
 from ovikit.recipe.models import Suite
-from ovikit.types import MODALITIES, Clip
+from ovikit.types import AV, MODALITIES, Clip
 
 log = logging.getLogger(__name__)
 TAKEN = View(longest_px=512)
@@ -181,12 +181,11 @@ def _versions(
 def _scores(measures: Sequence[Measure], features: ItemFeatures) -> dict[str, float | None]:
     found: dict[str, float | None] = {}
     for one in measures:
-        if isinstance(features, Unscored):
+        if isinstance(features, Unscored) or one.name not in features:
             found |= dict.fromkeys((spec.name for spec in one.evaluator.metrics), None)
             continue
-        own = features[one.name]
-        scores = one.evaluator.score(own, own, PromptItem("0", ""))
-        found |= {name: None if isinstance(score, Unscored) else score for name, score in scores.items()}
+        scores = one.scores(AV(features, features), NO_TRUTH, PromptItem("0", ""))
+        found |= {name: score if isinstance(score, float) else None for name, score in scores.items()}
     return found
 
 

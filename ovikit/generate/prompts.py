@@ -10,7 +10,7 @@ import os
 import re
 import unicodedata
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 
@@ -18,15 +18,29 @@ from ovikit.errors import UserError
 from ovikit.evaluation.protocols import PromptItem
 from ovikit.generate.image import read_image
 
-COLUMNS = ("text_prompt", "prompt")
-"""Where a row holds its prompt; the first is the name that the released model's files use."""
-IMAGE = "image_path"
-"""Where a row names its first frame."""
 _SLUG = 40
 _SHOWN = 20
 """Bad rows that one message lists."""
 SAFE_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,199}")
 ID_HINT = "use letters, digits, '.', '_' and '-', up to 200 of them, a letter or digit first"
+
+
+@dataclass(frozen=True, slots=True)
+class Columns:
+    """Where a row holds what.
+
+    prompt: the first of these that the row has; by default the name that the released model's files use, or a plain one
+    image:  file of the first frame
+    kept:   what else is taken, into the item's ``truth``, where the row has it
+    """
+
+    prompt: tuple[str, ...] = ("text_prompt", "prompt")
+    id: str = "id"
+    image: str = "image_path"
+    kept: tuple[str, ...] = ()
+
+
+COLUMNS = Columns()
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,6 +51,7 @@ class Row:
     prompt: str
     id: str | None = None
     image: str | None = None
+    kept: Mapping[str, str] = field(default_factory=dict[str, str])
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,11 +66,12 @@ class Bad:
 Rows = Iterator[Row | Bad]
 
 
-def read_prompts(path: Path | str) -> list[PromptItem]:
+def read_prompts(path: Path | str, columns: Columns = COLUMNS, number: str = "{:05d}") -> list[PromptItem]:
     """The prompts of a ``.txt`` (one a line), ``.csv``, ``.tsv`` or ``.jsonl`` file, in its order.
 
     CSV, TSV and JSONL rows hold the prompt in ``text_prompt`` or ``prompt``, may name the clip in ``id`` and its first
-    frame in ``image_path``; other columns are ignored. Ids default to the position, 00000 onwards. Images are looked
+    frame in ``image_path``, or in other ``columns``; what is in none is ignored. Ids default to the position, from 0,
+    as ``number`` writes it. Images are looked
     for beside the file, then, as the released code does, in the current folder. Blank lines are skipped, repeated
     prompts kept.
 
@@ -72,7 +88,7 @@ def read_prompts(path: Path | str) -> list[PromptItem]:
         raise UserError("there is no such file", str(path)) from None
     except UnicodeDecodeError as error:
         raise UserError(f"it is not UTF-8 text (byte {error.start})", str(path), "save it as UTF-8") from None
-    return _items(reader(text, path), path)
+    return _items(reader(text, path, columns), path, number)
 
 
 def given_prompts(prompts: Sequence[str], seed: int = 0, image: Path | None = None) -> list[PromptItem]:
@@ -107,8 +123,8 @@ def _slug(prompt: str) -> str:
 class _Checked:
     """Rows become items, one after the other; what is wrong with a row is kept for the end."""
 
-    def __init__(self, path: Path) -> None:
-        self.path = path
+    def __init__(self, path: Path, number: str) -> None:
+        self.path, self.number = path, number
         self.items: list[PromptItem] = []
         self.bad: list[Bad] = []
         self._lines: dict[str, int] = {}
@@ -121,7 +137,7 @@ class _Checked:
             self.bad.append(Bad(row.line, error.what, error.hint))
 
     def _item(self, row: Row) -> PromptItem:
-        name = f"{len(self.items) + len(self.bad):05d}" if row.id is None else row.id
+        name = self.number.format(len(self.items) + len(self.bad)) if row.id is None else row.id
         _refuse_no_text(row.prompt)
         if not SAFE_ID.fullmatch(name):
             raise UserError(f"the id '{name}' cannot name a file", hint=ID_HINT)
@@ -129,7 +145,8 @@ class _Checked:
         if name.lower() in self._lines:
             raise UserError(f"the id '{name}' was already given in line {self._lines[name.lower()]}")
         self._lines[name.lower()] = row.line
-        return PromptItem(name, row.prompt.strip(), image=None if row.image is None else self._image(row.image))
+        image = None if row.image is None else self._image(row.image)
+        return PromptItem(name, row.prompt.strip(), row.kept, image)
 
     def _image(self, given: str) -> Path:
         if given not in self._images:
@@ -147,8 +164,8 @@ class _Checked:
         return self._images[given]
 
 
-def _items(rows: Rows, path: Path) -> list[PromptItem]:
-    checked = _Checked(path)
+def _items(rows: Rows, path: Path, number: str) -> list[PromptItem]:
+    checked = _Checked(path, number)
     for row in rows:
         if isinstance(row, Bad):
             checked.bad.append(row)
@@ -172,23 +189,24 @@ def _refusal(bad: Sequence[Bad], path: Path) -> UserError:
     return UserError(f"{len(bad)} rows cannot be used", str(path), "\n  ".join([*lines, *hints]))
 
 
-def _txt(text: str, path: Path) -> Rows:
+def _txt(text: str, path: Path, columns: Columns) -> Rows:
     for line, prompt in enumerate(text.split("\n"), start=1):
         if prompt.strip():
             yield Row(line, prompt)
 
 
-def _table(delimiter: str, text: str, path: Path) -> Rows:
+def _table(delimiter: str, text: str, path: Path, where: Columns) -> Rows:
     kind = {",": "CSV", "\t": "TSV"}[delimiter]
     reader = csv.DictReader(io.StringIO(text, newline=""), strict=True, restkey="", delimiter=delimiter)
     last = 0
     try:
         columns = [name.strip() for name in reader.fieldnames or ()]
         reader.fieldnames = columns
-        if columns and not set(COLUMNS) & set(columns):
-            told = f"no column '{COLUMNS[0]}' or '{COLUMNS[1]}' among: {', '.join(columns)}"
+        if columns and not set(where.prompt) & set(columns):
+            told = f"no column {_either(where.prompt)} among: {', '.join(columns)}"
             between = {",": "commas", "\t": "tabs"}[delimiter]
-            hint = f"the first line names the columns, with {between} between them, such as {COLUMNS[0]} and {IMAGE}"
+            such = f"{where.prompt[0]} and {where.image}"
+            hint = f"the first line names the columns, with {between} between them, such as {such}"
             raise UserError(told, f"{path}:1", hint)
         last = reader.line_num
         for row in reader:
@@ -197,14 +215,14 @@ def _table(delimiter: str, text: str, path: Path) -> Rows:
                 hint = "put a prompt that has commas in double quotes" if delimiter == "," else None
                 yield Bad(last, f"the row has more than {len(columns)} columns", hint)
             else:
-                yield _row(row, last)
+                yield _row(row, last, where)
     except csv.Error as error:
         # An open quote is noticed at the end of the file: the row that it began is what the user must look at.
         hint = 'a text with quotation marks goes into quotes, and each of its own is doubled: """Hi"" he says"'
         yield Bad(last + 1, f"not valid {kind}: {error}", hint)
 
 
-def _jsonl(text: str, path: Path) -> Rows:
+def _jsonl(text: str, path: Path, columns: Columns) -> Rows:
     for line, document in enumerate(text.split("\n"), start=1):
         if not document.strip():
             continue
@@ -217,26 +235,31 @@ def _jsonl(text: str, path: Path) -> Rows:
             yield Bad(line, "not valid JSON: brackets in brackets without end", "one object a line")
             continue
         if isinstance(row, dict):
-            yield _row(row, line)
+            yield _row(row, line, columns)
         else:
             yield Bad(line, 'each line must be an object such as {"prompt": "..."}')
 
 
-def _row(row: Mapping[str, object], line: int) -> Row | Bad:
-    prompt = next((row[column] for column in COLUMNS if row.get(column) is not None), None)
+def _either(names: Sequence[str]) -> str:
+    return " or ".join(f"'{name}'" for name in names)
+
+
+def _row(row: Mapping[str, object], line: int, where: Columns) -> Row | Bad:
+    prompt = next((row[column] for column in where.prompt if row.get(column) is not None), None)
     if not isinstance(prompt, str):
         what = "it has no prompt" if prompt is None else f"the prompt is {prompt!r}, not a text"
-        return Bad(line, what, f"the prompt goes in '{COLUMNS[0]}' or '{COLUMNS[1]}'")
-    name, image = row.get("id"), row.get(IMAGE)
+        return Bad(line, what, f"the prompt goes in {_either(where.prompt)}")
+    name, image = row.get(where.id), row.get(where.image)
     if name is not None and (isinstance(name, bool) or not isinstance(name, (str, int))):
         return Bad(line, f"the id is {name!r}, not a text or a number")
     if image is not None and not isinstance(image, str):
-        return Bad(line, f"{IMAGE} is {image!r}, not a path")
+        return Bad(line, f"{where.image} is {image!r}, not a path")
     given = None if image is None or not image.strip() else image.strip()
-    return Row(line, prompt, None if name is None or name == "" else str(name), given)
+    kept = {one: str(row[one]) for one in where.kept if row.get(one) is not None}
+    return Row(line, prompt, None if name is None or name == "" else str(name), given, kept)
 
 
-_READERS: dict[str, Callable[[str, Path], Rows]] = {
+_READERS: dict[str, Callable[[str, Path, Columns], Rows]] = {
     ".txt": _txt,
     ".csv": partial(_table, ","),
     ".tsv": partial(_table, "\t"),

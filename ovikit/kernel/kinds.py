@@ -53,9 +53,9 @@ KINDS: dict[str, Kind] = {
         Kind("filter", "filters", ("assets",), "a Filter or a Comparing"),
         # assets Assets
         Kind("captioner", "captioners", ("assets",), "a Captioner"),
-        # clip ClipSpec
-        Kind("evaluator", "evaluators", ("clip",), "an Evaluator"),
-        # clip ClipSpec
+        # clip ClipSpec, None for clips that come without a recipe; assets Assets, where weight files are found
+        Kind("evaluator", "evaluators", ("clip", "assets"), "an Evaluator"),
+        # clip ClipSpec, None for prompts of clips that come without a recipe
         Kind("prompt_set", "prompt_sets", ("clip",), "a sequence of PromptItems"),
         Kind("checkpoint_format", "checkpoint_formats", (), "a CheckpointFormat"),
     )

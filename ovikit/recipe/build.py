@@ -324,8 +324,8 @@ def build_dataset(recipe: Recipe) -> ClipSource:
     return build_slot(training_of(recipe).data, clip=clip_spec(recipe))
 
 
-def build_prompts(suite: Suite, clip: ClipSpec) -> PromptSet:
-    """The suite's prompts. UserError where it has none."""
+def build_prompts(suite: Suite, clip: ClipSpec | None) -> PromptSet:
+    """The suite's prompts, for clips of a form or without one. UserError where it has none."""
     if suite.prompts is None:
         raise UserError(
             "this suite has no prompts: it measures the clips that are there", str(suite.source or suite.name)
@@ -333,5 +333,6 @@ def build_prompts(suite: Suite, clip: ClipSpec) -> PromptSet:
     return build_slot(suite.prompts, clip=clip)
 
 
-def build_evaluators(suite: Suite, clip: ClipSpec | None) -> tuple[Evaluator, ...]:
-    return tuple(cast("Evaluator", build_slot(slot, clip=clip)) for slot in suite.evaluators)
+def build_evaluators(suite: Suite, clip: ClipSpec | None, assets: Assets | None = None) -> tuple[Evaluator, ...]:
+    found = assets or find_assets()
+    return tuple(cast("Evaluator", build_slot(slot, clip=clip, assets=found)) for slot in suite.evaluators)

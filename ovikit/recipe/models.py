@@ -266,11 +266,28 @@ class Recipe(Document):
         return (self.source.parent if self.source else Path()) / path
 
 
+class PromptFiles(Section):
+    """A published set of prompts: what it is, and how its files are known again."""
+
+    name: str = Field(min_length=1)
+    revision: str = Field(min_length=1)
+    """Version of the set, as its publisher calls it."""
+    licence: str = Field(min_length=1)
+    source: str = Field(min_length=1)
+    """Where it is published."""
+    items: PositiveInt
+    """How many there are."""
+    sha256: Annotated[str, Field(pattern="^[0-9a-f]{64}$")] | None = None
+    """Of its prompts and files, as results tell it; null: not known, results tell what was there."""
+
+
 class Suite(Document):
     """What to run and what to measure."""
 
     profile: str = Field(min_length=1)
     """Name and version of the bundle of metric definitions, as results are labelled."""
+    set: PromptFiles | None = None
+    """The published set that the prompts are; null: none. Its document is in evals/sets."""
     prompts: Annotated[Slot | None, Of("prompt_set")] = None
     """The prompts to generate from; null: none, the clips that are there are measured."""
     evaluators: Annotated[tuple[Slot, ...], Of("evaluator")] = Field(min_length=1, strict=False)

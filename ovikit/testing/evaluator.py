@@ -10,6 +10,7 @@ from typing import Any, ClassVar
 import pytest
 import torch
 
+from ovikit.checkpoints.assets import Assets
 from ovikit.evaluation.protocols import Evaluator, PromptItem, Unscored
 from ovikit.testing.clips import CLIP, beating_clip, is_json, noisy_clip, silent_clip
 from ovikit.testing.contract import Contract, global_generators_unused
@@ -33,7 +34,7 @@ class EvaluatorContract(Contract):
 
     @classmethod
     def context(cls) -> dict[str, Any]:
-        return {"clip": cls.clip}
+        return {"clip": cls.clip, "assets": Assets(cls.folder())}
 
     @classmethod
     def better(cls) -> Clip | None:

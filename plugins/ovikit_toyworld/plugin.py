@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Literal
 
 from pydantic import Field
 
+from ovikit.errors import UserError
 from ovikit.kernel.component import Component, Config, NoOptions
 from ovikit.kernel.hookspecs import hookimpl
 
@@ -98,7 +99,12 @@ def _dataset(config: ToyWorldConfig, *, clip: ClipSpec) -> ToyWorld:
     return ToyWorld(clip, config.clips, config.seed, "train", config.kinds)
 
 
-def _prompts(config: HeldOutConfig, *, clip: ClipSpec) -> HeldOutPrompts:
+def _prompts(config: HeldOutConfig, *, clip: ClipSpec | None) -> HeldOutPrompts:
+    if clip is None:
+        raise UserError(
+            "these prompts come with ground truth in the form of a recipe's clips, and there is no recipe",
+            "toyworld-heldout", "name the one in whose form the clips are: --recipe",
+        )  # fmt: skip
     from ovikit_toyworld.prompts import HeldOutPrompts
 
     return HeldOutPrompts(clip, config.count, config.seed, config.kinds)
@@ -126,19 +132,19 @@ def _hashed_words(config: HashedWordsConfig, *, assets: Assets) -> HashedWords:
     return HashedWords(config.width, config.length, config.seed, config.prompts == "separate")
 
 
-def _onsets(config: ToyOnsetsConfig, *, clip: ClipSpec) -> ToyOnsets:
+def _onsets(config: ToyOnsetsConfig, *, clip: ClipSpec | None, assets: Assets) -> ToyOnsets:
     from ovikit_toyworld.evaluators import ToyOnsets
 
     return ToyOnsets(config.tolerance_s)
 
 
-def _colour_pitch(config: NoOptions, *, clip: ClipSpec) -> ToyColourPitch:
+def _colour_pitch(config: NoOptions, *, clip: ClipSpec | None, assets: Assets) -> ToyColourPitch:
     from ovikit_toyworld.evaluators import ToyColourPitch
 
     return ToyColourPitch()
 
 
-def _count(config: NoOptions, *, clip: ClipSpec) -> ToyCount:
+def _count(config: NoOptions, *, clip: ClipSpec | None, assets: Assets) -> ToyCount:
     from ovikit_toyworld.evaluators import ToyCount
 
     return ToyCount()

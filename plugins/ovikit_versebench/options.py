@@ -1,10 +1,10 @@
-"""The options of the evaluators. Torch-free."""
+"""The options of the evaluators and prompt sets. Torch-free."""
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Literal
 
-from pydantic import Field, PositiveFloat
+from pydantic import Field, PositiveFloat, field_validator
 
 from ovikit.kernel.component import Config
 
@@ -44,3 +44,43 @@ class AgreementConfig(Config):
     least: Share = 0.6
     """Least correlation, at the best offset, of clips whose offset is told: among so many offsets one fits somewhat by
     chance."""
+
+
+class VerseBenchConfig(Config):
+    """Options of ``verse-bench``."""
+
+    path: str = Field(min_length=1)
+    """Folder of the set, with set1, set2, set3; starts from the current folder."""
+    subsets: tuple[str, ...] = Field(("set1", "set2", "set3"), min_length=1, strict=False)
+    """The folders that are read."""
+    wording: Literal["tagged", "plain"] = "tagged"
+    """How one prompt is made of what is to be seen, said and heard: in the format of the released Ovi model, with <S>
+    and <AUDCAP>, or in plain words."""
+
+
+class PromptTableConfig(Config):
+    """Options of ``prompt-table``."""
+
+    path: str = Field(min_length=1)
+    """A .csv, .tsv, .jsonl or .txt file; starts from the current folder."""
+    prompt: str | None = None
+    """Column of the prompt; null: text_prompt or prompt."""
+    id: str = "id"
+    """Column of the item's name, which is that of its clip."""
+    number: str = "{:05d}"
+    """Names items without one by their row, as in sample_{:04d}."""
+    image: str = "image_path"
+    """Column of the first frame's file."""
+    video: str = "video_path"
+    """Column of the ground truth's file, below the table's folder."""
+
+    @field_validator("number")
+    @classmethod
+    def _numbers(cls, number: str) -> str:
+        try:
+            named = {number.format(row) for row in range(3)}
+        except (ValueError, IndexError, KeyError):
+            named = set[str]()
+        if len(named) != 3:
+            raise ValueError("should have one number in braces, as sample_{:04d} has")
+        return number

@@ -1,41 +1,78 @@
-"""What this plugin registers: evaluators of any model's clips. Torch-free until one is built."""
+"""What this plugin registers: evaluators of any model's clips, and prompt sets of files.
+
+Torch-free until one is built.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ovikit.kernel.component import Component
 from ovikit.kernel.hookspecs import hookimpl
-from ovikit_versebench.options import AgreementConfig, MotionConfig, PictureSignalConfig, SoundSignalConfig
+from ovikit_versebench.options import (
+    AgreementConfig,
+    MotionConfig,
+    PictureSignalConfig,
+    PromptTableConfig,
+    SoundSignalConfig,
+    VerseBenchConfig,
+)
 
 if TYPE_CHECKING:
-    from ovikit.evaluation.protocols import Evaluator
+    from ovikit.checkpoints.assets import Assets
+    from ovikit.evaluation.protocols import Evaluator, PromptSet
     from ovikit.types import ClipSpec
 
 
-def _sound(config: SoundSignalConfig, *, clip: ClipSpec | None) -> Evaluator:
+def _sound(config: SoundSignalConfig, *, clip: ClipSpec | None, assets: Assets) -> Evaluator:
     from ovikit_versebench.sound import SoundSignal
 
     return SoundSignal(config.clipped_from, config.silent_below_db)
 
 
-def _picture(config: PictureSignalConfig, *, clip: ClipSpec | None) -> Evaluator:
+def _picture(config: PictureSignalConfig, *, clip: ClipSpec | None, assets: Assets) -> Evaluator:
     from ovikit_versebench.picture import PictureSignal
 
     return PictureSignal(config.frozen_below, config.black_below)
 
 
-def _motion(config: MotionConfig, *, clip: ClipSpec | None) -> Evaluator:
+def _motion(config: MotionConfig, *, clip: ClipSpec | None, assets: Assets) -> Evaluator:
     from ovikit_versebench.picture import Motion
 
     return Motion(config.every_s)
 
 
-def _agreement(config: AgreementConfig, *, clip: ClipSpec | None) -> Evaluator:
+def _agreement(config: AgreementConfig, *, clip: ClipSpec | None, assets: Assets) -> Evaluator:
     from ovikit_versebench.agreement import Agreement
 
     return Agreement(config.within_s, config.least)
+
+
+def _verse_bench(config: VerseBenchConfig, *, clip: ClipSpec | None) -> PromptSet:
+    from ovikit_versebench.sets import VerseBench
+
+    return VerseBench(clip, Path(config.path).expanduser(), config.subsets, config.wording)
+
+
+def _table(config: PromptTableConfig, *, clip: ClipSpec | None) -> PromptSet:
+    from ovikit.generate.prompts import Columns
+    from ovikit_versebench.sets import KEPT, PromptTable
+
+    prompt = Columns.prompt if config.prompt is None else (config.prompt,)
+    columns = Columns(prompt, config.id, config.image, (*KEPT, config.video))
+    return PromptTable(clip, Path(config.path).expanduser(), columns, config.video, config.number)
+
+
+@hookimpl
+def ovikit_register_prompt_sets() -> Sequence[Component]:
+    return (
+        Component("verse-bench", VerseBenchConfig, _verse_bench, "Verse-Bench: pictures, prompts and speech, in files"),
+        Component(
+            "prompt-table", PromptTableConfig, _table, "rows of a CSV, TSV or JSONL file, as JavisBench has them"
+        ),
+    )
 
 
 @hookimpl

@@ -225,7 +225,9 @@ def test_evaluators() -> None:
             "better": classmethod(lambda cls: loud),
             "worse": classmethod(lambda cls: replace(loud, audio=loud.audio / 2)),
         }
-        return failures(EvaluatorContract, component(lambda config, *, clip: kind()), judged=("loudness",), **clips)
+        return failures(
+            EvaluatorContract, component(lambda config, *, clip, assets: kind()), judged=("loudness",), **clips
+        )
 
     assert found(Loudness) == {}
     caught(found(Downwards), "test_better_clips_score_better", "lower is declared as better")

@@ -21,13 +21,13 @@ def rewritten_table(source: Path | None, prompts: Sequence[str]) -> str:
     """
     rows = _rows(source) if source is not None else []
     if not rows:
-        rows = [{COLUMNS[0]: ""} for _ in prompts]
+        rows = [{COLUMNS.prompt[0]: ""} for _ in prompts]
     columns = list(dict.fromkeys(name for row in rows for name in row))
     out = io.StringIO(newline="")
     writer = csv.DictWriter(out, columns, lineterminator="\n")
     writer.writeheader()
     for row, prompt in zip(rows, prompts, strict=True):
-        named = next((name for name in COLUMNS if row.get(name)), COLUMNS[0])
+        named = next((name for name in COLUMNS.prompt if row.get(name)), COLUMNS.prompt[0])
         writer.writerow({name: _cell(value) for name, value in {**row, named: prompt}.items()})
     return out.getvalue()
 
