@@ -60,11 +60,7 @@ def network(
     """
     state, _ = read_state(path, within)
     built = make()
-    load_into(
-        built,
-        {name: value.float() if value.is_floating_point() else value for name, value in named(state).items()},
-        str(path),
-    )
+    load_into(built, named(state), str(path))
     return built.to(device()).eval().requires_grad_(False)
 
 
