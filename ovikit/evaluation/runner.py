@@ -198,7 +198,7 @@ def _truth_files(bench: Bench, codecs: AV[Codec] | None, folder: Path, told: Tol
     if not isinstance(prompts, OnDisk):
         return [None] * len(prompts)
     files = [prompts.reference_file(i) for i in range(len(prompts))]
-    return [None if file is None else _Place(file.parent, None, file) for file in files]
+    return [None if file is None else _Place(folder, None, file) for file in files]
 
 
 def _chance(
@@ -228,7 +228,12 @@ def _ceiling(bench: Bench, true: Sequence[ItemFeatures]) -> Mapping[str, Summary
 
 @dataclass(frozen=True, slots=True)
 class _Place:
-    """The file of an item's clip. item: whose prompt it must have been made from; None: it is ground truth as it is."""
+    """Where the clip of an item is.
+
+    folder: of the clips; of ``file``'s features, where there is one
+    item:   whose prompt the clip must have been made from
+    file:   ground truth as it lies in a prompt set, whose folder is left as it is
+    """
 
     folder: Path
     item: PromptItem | None
@@ -253,10 +258,9 @@ def _features(bench: Bench, places: Sequence[_Place | None], told: Told, what: s
 def _place_features(bench: Bench, place: _Place | None) -> ItemFeatures:
     if place is None:
         return NO_TRUTH
-    if place.item is None:
-        assert place.file is not None
-        cache = place.folder / CACHE
-        return clip_features(place.file, bench.measures, bench.form, (), cache)
+    if place.file is not None:
+        return clip_features(place.file, bench.measures, bench.form, (), place.folder / CACHE)
+    assert place.item is not None
     sidecar = read_sidecar(place.folder, place.item.id)
     if sidecar is not None and sidecar.get("prompt") != place.item.prompt:
         return Unscored("the clip's sidecar says that it was made from another prompt")

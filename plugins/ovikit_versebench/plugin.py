@@ -57,10 +57,10 @@ def _verse_bench(config: VerseBenchConfig, *, clip: ClipSpec | None) -> PromptSe
 
 
 def _table(config: PromptTableConfig, *, clip: ClipSpec | None) -> PromptSet:
-    from ovikit.generate.prompts import Columns
+    from ovikit.generate.prompts import COLUMNS, Columns
     from ovikit_versebench.sets import KEPT, PromptTable
 
-    prompt = Columns.prompt if config.prompt is None else (config.prompt,)
+    prompt = COLUMNS.prompt if config.prompt is None else (config.prompt,)
     columns = Columns(prompt, config.id, config.image, (*KEPT, config.video))
     return PromptTable(clip, Path(config.path).expanduser(), columns, config.video, config.number)
 

@@ -1,12 +1,15 @@
-"""The contracts of the evaluators of any model's clips."""
+"""The contracts of the evaluators of any model's clips, and of prompt sets of files."""
 
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 
 import torch
+from sets_kit import LONG, verse_bench
 
-from ovikit.testing import EvaluatorContract
+from ovikit.generate.media import write_clip
+from ovikit.testing import EvaluatorContract, PromptSetContract
 from ovikit.testing.clips import CLIP, beating_clip
 from ovikit.types import Clip
 
@@ -67,3 +70,27 @@ class TestAgreement(EvaluatorContract):
     @classmethod
     def worse(cls) -> Clip:
         return beating_clip(cls.clip, beats=3, delay_s=0.2)
+
+
+class TestVerseBench(PromptSetContract):
+    component = "verse-bench"
+    options = {"path": "{folder}"}
+    changed = {"subsets": ["set3"], "wording": "plain"}
+    clip = LONG
+    references_looked_at = 5
+
+    @classmethod
+    def files(cls, folder: Path) -> None:
+        verse_bench(folder)
+
+
+class TestPromptTable(PromptSetContract):
+    component = "prompt-table"
+    options = {"path": "{folder}/prompts.csv"}
+    changed = {"prompt": "text_prompt", "number": "sample_{:04d}"}
+    clip = LONG
+
+    @classmethod
+    def files(cls, folder: Path) -> None:
+        write_clip(folder / "one.mp4", beating_clip(LONG))
+        (folder / "prompts.csv").write_text("text_prompt,video_path\nA lamp,one.mp4\nA door,\n")

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+import os
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
+from statistics import pstdev
 from typing import Any
 
 import pytest
@@ -15,7 +17,7 @@ from torch import Tensor, distributed, multiprocessing
 
 from ovikit.errors import UserError
 from ovikit.evaluation.features import CACHE, Measure
-from ovikit.evaluation.protocols import MetricSpec, PromptItem, Unscored
+from ovikit.evaluation.protocols import MetricSpec, Need, Part, PromptItem, Score, Unscored
 from ovikit.evaluation.results import SCHEMA, Results, read_results, results_schema, write_results
 from ovikit.evaluation.runner import Bench, Measured, evaluate, evaluate_bench
 from ovikit.generate.jobs import media_path, sidecar_path
@@ -175,6 +177,83 @@ def test_chance_of_a_metric_without_sound_exchanges_pictures(folder):
     assert (metrics["in_time"].exchanged, metrics["agreement"].exchanged) == ("video", "audio")
 
 
+class Whole(Agreement):
+    """Metrics beyond items: the spread of all distances, the mean distance from the ground truth's flash; not asked
+    about the first item, nor, without ``needs``, missing anything."""
+
+    metrics = (
+        MetricSpec("spread_s", "lower", "s", (0.0, float("inf")), "1", "standard deviation of the distances of a set"),
+        MetricSpec("from_truth_s", "lower", "s", (0.0, float("inf")), "1", "seconds between flash and true flash"),
+    )
+    needs = (Need("weights.pth", "MIT", "a page"),)
+
+    def leaves_out(self, item: PromptItem) -> str | None:
+        return "it is the first" if item.id == "00000" else None
+
+    def compare(
+        self, video: Mapping[str, Any], audio: Mapping[str, Any], truth: Mapping[str, Any] | Unscored, item: PromptItem
+    ) -> Mapping[str, Score]:
+        heard = audio["heard_s"]
+        spread = Unscored("no click was heard") if heard is None else Part(video["seen_s"] - heard)
+        if isinstance(truth, Unscored):
+            return {"spread_s": spread, "from_truth_s": truth}
+        return {"spread_s": spread, "from_truth_s": abs(video["seen_s"] - truth["seen_s"])}
+
+    def pool(self, name: str, parts: Sequence[Any]) -> float | Unscored:
+        assert name == "spread_s"
+        return pstdev(parts) if len(parts) > 1 else Unscored("one clip has no spread")
+
+
+def whole_bench() -> Bench:
+    return replace(bench(), measures=(*bench().measures, Measure("whole", {}, Whole())))
+
+
+def test_a_metric_of_the_whole_set_is_computed_from_all_that_it_is_about(folder):
+    metrics = some_results(folder, measure(folder, whole_bench())).metrics
+    spread, truth = metrics["spread_s"], metrics["from_truth_s"]
+    # Clips 1, 2 and 3 click in time; 4 and 5 a quarter of a second early.
+    assert spread.value == pytest.approx(0.25 * (2 / 5 * 3 / 5) ** 0.5, abs=0.01)
+    assert spread.interval[0] < spread.value < spread.interval[1]
+    assert (spread.asked, spread.scored, spread.unscored) == (5, 5, ())
+    # Exchanged sounds are the same set of sounds, and ground truth is a set, too.
+    assert (spread.chance, spread.share) == (None, None)
+    assert spread.ceiling.value < 0.01
+    assert (truth.asked, truth.scored, truth.value) == (5, 5, 0.0)
+    assert truth.chance.value > 0.1
+    item = some_results(folder, measure(folder, whole_bench())).items[0]
+    assert item.reasons == {"spread_s": "it is the first", "from_truth_s": "it is the first"}
+
+
+def test_what_an_item_lacks_counts_against_coverage_and_what_is_not_asked_does_not(folder):
+    for name in ("00000", "00001"):
+        (folder / "clips" / f"{name}.mp4").unlink()
+    metric = some_results(folder, measure(folder, whole_bench())).metrics["spread_s"]
+    assert (metric.asked, metric.scored) == (5, 4)
+    assert [(one.reason, one.items) for one in metric.unscored] == [("there is no clip", ("00001",))]
+
+
+def test_one_clip_has_no_number_of_a_set(folder):
+    for path in (folder / "clips").glob("0000[1-4].mp4"):
+        path.unlink()
+    metric = some_results(folder, measure(folder, whole_bench())).metrics["spread_s"]
+    assert (metric.value, metric.interval, metric.scored) == (None, None, 0)
+    assert {one.reason for one in metric.unscored} == {"there is no clip", "one clip has no spread"}
+
+
+def test_an_evaluator_without_its_weights_is_unscored_and_the_others_go_on(folder):
+    class Lacking(Whole):
+        needs = (Need("weights.pth", "MIT", "a page", "it is not here"), Need("other", "MIT", "a page"))
+
+        def features(self, clip: Clip) -> dict[str, Any]:
+            raise AssertionError("nothing is asked of it")
+
+    measures = (*bench().measures, Measure("whole", {}, Lacking()))
+    metrics = some_results(folder, measure(folder, replace(bench(), measures=measures))).metrics
+    assert metrics["agreement"].value == pytest.approx(4 / 6)
+    assert (metrics["spread_s"].asked, metrics["spread_s"].scored) == (5, 0)
+    assert metrics["spread_s"].unscored[0].reason == "weights.pth: it is not here"
+
+
 def test_broken_missing_and_foreign_clips_are_unscored_by_name(folder):
     clips = folder / "clips"
     whole = (clips / "00000.mp4").read_bytes()
@@ -267,24 +346,37 @@ def test_results_are_written_read_and_described_by_the_schema(folder):
         read_results(folder / "results.json")
 
 
+PROCESSES = 3
+
+
 def _one_process(rank: int, folder: str, answers) -> None:
-    distributed.init_process_group("gloo", init_method=f"file://{folder}/store", rank=rank, world_size=2)
-    found = measure(Path(folder))
-    answers.put((found.value, found.chance, found.ceiling))
+    distributed.init_process_group("gloo", init_method=f"file://{folder}/store", rank=rank, world_size=PROCESSES)
+    answers.put(_results_file(Path(folder)))
     distributed.destroy_process_group()
 
 
-def test_two_processes_give_the_results_of_one(folder):
+def _results_file(folder: Path) -> str:
+    own = folder / f"{os.getpid()}"
+    own.mkdir()
+    results = measure(folder, whole_bench()).results(
+        load_suite(write(own, SUITE, "s.yaml"), catalog=kit_catalog()), None
+    )
+    write_results(results, own / "results.json")
+    return (own / "results.json").read_text()
+
+
+def test_three_processes_give_the_result_file_of_one(folder):
+    (folder / "clips" / "00003.mp4").unlink()
     context = multiprocessing.get_context("spawn")
     answers = context.SimpleQueue()
-    processes = [context.Process(target=_one_process, args=(rank, str(folder), answers)) for rank in range(2)]
+    processes = [context.Process(target=_one_process, args=(rank, str(folder), answers)) for rank in range(PROCESSES)]
     for process in processes:
         process.start()
+    told = [answers.get() for _ in processes]
     for process in processes:
         process.join(120)
         assert process.exitcode == 0
-    alone = measure(folder)
-    assert [answers.get(), answers.get()] == [(alone.value, alone.chance, alone.ceiling)] * 2
+    assert told == [_results_file(folder)] * PROCESSES
 
 
 def test_a_missing_folder_is_the_users_error(tmp_path):
