@@ -48,6 +48,12 @@ def evaluate(
         Path | None, typer.Option(metavar="DIR", help="Folder of ID.mp4 files.", show_default=False)
     ] = None,
     prompt_set: PromptSetFolder = None,
+    profile: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NAME", help="One of the suite's profiles, such as official; default: its own.", show_default=False
+        ),
+    ] = None,
     listed: Annotated[bool, typer.Option("--list", help="List the metrics that there are, and nothing else.")] = False,
     recipe: Annotated[
         Path | None,
@@ -79,7 +85,7 @@ def evaluate(
     from ovikit.layout import LOCK
     from ovikit.recipe.load import load_recipe, load_suite
 
-    found = load_suite(suite, with_set(override, prompt_set))
+    found = load_suite(suite, with_set(override, prompt_set), profile=profile)
     if not clips.is_dir():
         raise UserError("there is no such folder of clips", "--clips " + str(clips))
     lock = recipe or clips / LOCK
@@ -97,6 +103,8 @@ def evaluate(
         results = run_evaluation(found, made_by, clips, kept, told=shown)
     write_results(results, folder / "results.json")
     print_whole(console, results_table(results))
+    for line in overall_lines(results):
+        console.print(line, highlight=False)
     console.print(f"results: {folder / 'results.json'}", highlight=False)
     if report:
         from ovikit.evaluation.report import Folders, write_report
@@ -105,6 +113,16 @@ def evaluate(
         folders = Folders(clips, kept, clips.parent)
         path = write_report(results, made_by, build_bench(found, made_by, clips), folders, folder / "report.html")
         console.print(f"report:  {path}", highlight=False)
+
+
+def overall_lines(results: Results) -> list[str]:
+    """The overall score and its parts; why there is none."""
+    found = results.overall
+    if found is None:
+        return []
+    scores = ", ".join(f"{name} {'–' if one is None else f'{one:.3f}'}" for name, one in found.scores.items())
+    reasons = "; ".join(f"{name}: {reason}" for name, reason in found.reasons.items())
+    return [f"{found.name}: {scores}", *([f"unscored: {reasons}"] if reasons else [])]
 
 
 def results_table(results: Results) -> Table:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from ovikit.evaluation.features import DECODER
 from ovikit.evaluation.metrics import Summary, gain_over, share_of_way
-from ovikit.evaluation.protocols import MetricSpec, PromptItem
+from ovikit.evaluation.protocols import MetricSpec, PromptItem, Unscored
 from ovikit.evaluation.results import (
     FORMAT,
     Derived,
@@ -17,11 +17,13 @@ from ovikit.evaluation.results import (
     MetricResult,
     Named,
     Number,
+    OverallResult,
     PromptFilesRecord,
     Results,
     UnscoredItems,
 )
 from ovikit.generate.jobs import media_path, read_sidecar
+from ovikit.recipe.build import build_overall
 from ovikit.recipe.lock import versions
 from ovikit.recipe.models import Recipe, Suite
 from ovikit.types import Modality
@@ -76,9 +78,22 @@ def assemble(
         exchanges=exchanges,
         versions=versions(),
         decoder=DECODER,
-        metrics={name: _metric(outcome, items) for name, outcome in outcomes.items()},
+        metrics=(metrics := {name: _metric(outcome, items) for name, outcome in outcomes.items()}),
+        overall=_overall(suite, metrics),
         items=tuple(_item(i, item, outcomes) for i, item in enumerate(items)),
     )
+
+
+def _overall(suite: Suite, metrics: Mapping[str, MetricResult]) -> OverallResult | None:
+    judge = build_overall(suite)
+    if judge is None or suite.overall is None:
+        return None
+    found = judge.combine({name: one.value for name, one in metrics.items() if one.value is not None})
+    return OverallResult(
+        name=suite.overall.type, version=judge.version,
+        scores={name: None if isinstance(one, Unscored) else one for name, one in found.items()},
+        reasons={name: one.reason for name, one in found.items() if isinstance(one, Unscored)},
+    )  # fmt: skip
 
 
 def _prompt_set(suite: Suite, digest: str | None) -> PromptFilesRecord | None:

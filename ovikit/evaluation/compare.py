@@ -28,10 +28,13 @@ def refuse_unlike(first: Results, other: Results, one: str, two: str) -> None:
         for what, a, b in (
             ("profiles", first.profile, other.profile),
             ("suites", _suite(first), _suite(other)),
+            ("prompt sets", _prompts(first), _prompts(other)),
             ("decoders", first.decoder, other.decoder),
         )
         if a != b
     ]
+    if first.overall is not None and other.overall is not None and first.overall.version != other.overall.version:
+        wrong.append(f"versions {first.overall.version} and {other.overall.version} of the overall score")
     for name, metric in first.metrics.items():
         theirs = other.metrics.get(name)
         if theirs is not None and theirs.version != metric.version:
@@ -41,6 +44,11 @@ def refuse_unlike(first: Results, other: Results, one: str, two: str) -> None:
             f"they were measured in different ways: {listed(wrong, 4)}", f"{one} and {two}",
             "measure both again, or compare them all the same with --force",
         )  # fmt: skip
+
+
+def _prompts(results: Results) -> str:
+    told = results.prompt_set
+    return "without files" if told is None else f"{told.name} ({told.digest[:12]})"
 
 
 def _suite(results: Results) -> str:

@@ -174,3 +174,16 @@ class Pooling(Protocol):
     def pool(self, name: str, parts: Sequence[Any]) -> float | Unscored:
         """The metric ``name`` of a set from the data of its items' parts, in any order, at least one."""
         ...
+
+
+class Overall(Protocol):
+    """One score of a suite's metrics, and the scores of its parts.
+
+    version: changes whenever the same metrics would give another score
+    """
+
+    version: str
+
+    def combine(self, means: Mapping[str, float]) -> Mapping[str, float | Unscored]:
+        """The scores by name, the total first. means: each metric that has a number; a suite may lack any."""
+        ...

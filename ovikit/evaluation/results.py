@@ -88,6 +88,18 @@ class Named(_Record):
     digest: str
 
 
+class OverallResult(_Record):
+    """One score of the metrics, and those of its parts. It has no interval: metrics differ in the items that they are
+    about."""
+
+    name: str
+    version: str
+    scores: dict[str, float | None]
+    """The total first; null: there is none."""
+    reasons: dict[str, str]
+    """Why, for each without a number."""
+
+
 class PromptFilesRecord(_Record):
     """The files that prompts were read from."""
 
@@ -126,6 +138,8 @@ class Results(_Record):
     versions: dict[str, str]
     decoder: str
     metrics: dict[str, MetricResult]
+    overall: OverallResult | None = None
+    """One score of the metrics; null: the suite has none."""
     items: tuple[ItemResult, ...]
 
     @property

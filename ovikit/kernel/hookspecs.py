@@ -105,6 +105,12 @@ def ovikit_register_evaluators() -> Sequence[Component]:
 
 
 @hookspec
+def ovikit_register_overalls() -> Sequence[Component]:
+    """One score of many metrics."""
+    ...
+
+
+@hookspec
 def ovikit_register_prompt_sets() -> Sequence[Component]:
     """Prompts to evaluate with, and their ground truth where there is one."""
     ...

@@ -55,6 +55,7 @@ KINDS: dict[str, Kind] = {
         Kind("captioner", "captioners", ("assets",), "a Captioner"),
         # clip ClipSpec, None for clips that come without a recipe; assets Assets, where weight files are found
         Kind("evaluator", "evaluators", ("clip", "assets"), "an Evaluator"),
+        Kind("overall", "overalls", (), "an Overall"),
         # clip ClipSpec, None for prompts of clips that come without a recipe
         Kind("prompt_set", "prompt_sets", ("clip",), "a sequence of PromptItems"),
         Kind("checkpoint_format", "checkpoint_formats", (), "a CheckpointFormat"),

@@ -44,7 +44,7 @@ from ovikit.recipe.training import Training
 from ovikit.types import AV, ClipSpec, Modality, Rotated
 
 if TYPE_CHECKING:
-    from ovikit.evaluation.protocols import Evaluator, PromptSet
+    from ovikit.evaluation.protocols import Evaluator, Overall, PromptSet
 
 
 @dataclass(frozen=True, slots=True)
@@ -336,3 +336,8 @@ def build_prompts(suite: Suite, clip: ClipSpec | None) -> PromptSet:
 def build_evaluators(suite: Suite, clip: ClipSpec | None, assets: Assets | None = None) -> tuple[Evaluator, ...]:
     found = assets or find_assets()
     return tuple(cast("Evaluator", build_slot(slot, clip=clip, assets=found)) for slot in suite.evaluators)
+
+
+def build_overall(suite: Suite) -> Overall | None:
+    """What makes one score of the suite's metrics; None where it has none."""
+    return None if suite.overall is None else build_slot(suite.overall)

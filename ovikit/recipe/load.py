@@ -22,6 +22,7 @@ from ovikit.recipe.validate import validate
 
 D = TypeVar("D", bound=Document)
 LOCK = "lock"
+PROFILES = "profiles"
 
 
 def load_recipe(path: Path | str, overrides: Sequence[str] = (), catalog: Catalog | None = None) -> Recipe:
@@ -35,14 +36,29 @@ def load_recipe(path: Path | str, overrides: Sequence[str] = (), catalog: Catalo
     return recipe
 
 
-def load_suite(path: Path | str, overrides: Sequence[str] = (), catalog: Catalog | None = None) -> Suite:
-    """The evaluation suite of a file: read, extended, overridden and validated as recipes are."""
-    return _load(Suite, Path(path), overrides, catalog)
+def load_suite(
+    path: Path | str, overrides: Sequence[str] = (), catalog: Catalog | None = None, profile: str | None = None
+) -> Suite:
+    """The evaluation suite of a file: read, extended, overridden and validated as recipes are.
+
+    profile: one of the file's ``profiles``, or its own; None: its own
+    """
+    return _load(Suite, Path(path), overrides, catalog, profile)
 
 
-def _load(model: type[D], path: Path, overrides: Sequence[str], catalog: Catalog | None) -> D:
+def profiles_of(path: Path | str) -> tuple[str, ...]:
+    """The profiles that a suite can be run with, its own first."""
+    data = read_source(Path(path)).data
+    return str(data.get("profile")), *(mapping(data.get(PROFILES)) or {})
+
+
+def _load(
+    model: type[D], path: Path, overrides: Sequence[str], catalog: Catalog | None, profile: str | None = None
+) -> D:
     known = installed_catalog() if catalog is None else catalog
     source = read_source(path)
+    if model is Suite:
+        _choose(source, profile)
     if model is Recipe and "axes" in source.data:
         message = "this is a matrix of recipes, and one recipe is wanted; ovikit ablate runs it"
         raise RecipeError([Problem((), message, source.place(()))])
@@ -59,6 +75,33 @@ def _load(model: type[D], path: Path, overrides: Sequence[str], catalog: Catalog
             "install the versions that its lock section names",
         )
     return document
+
+
+def _choose(source: Source, profile: str | None) -> None:
+    """Lays what a profile has over the suite. A profile is also known by the part of its name before ``@`` or ``-``."""
+    place = source.place((PROFILES,))
+    others = source.data.pop(PROFILES, None)
+    told = mapping({} if others is None else others)
+    if told is None or not all(mapping(one) is not None for one in told.values()):
+        raise RecipeError([Problem((PROFILES,), "should be a mapping of names to what they change", place)])
+    own = source.data.get("profile")
+    if profile is None or profile in (own, _short(str(own))):
+        return
+    found = [name for name in told if profile in (name, _short(name))]
+    if len(found) != 1:
+        there = ", ".join(str(one) for one in (own, *told))
+        what = f"there are several profiles '{profile}'" if found else f"there is no profile '{profile}'"
+        raise UserError(f"{what} of this suite; there are: {there}", str(source.place(())))
+    chosen = told[found[0]]
+    for key in chosen:
+        source.places = {keys: one for keys, one in source.places.items() if keys[:1] != (key,)}
+    prefix = (PROFILES, found[0])
+    source.places |= {keys[2:]: one for keys, one in source.places.items() if keys[:2] == prefix and len(keys) > 2}
+    source.data |= {**chosen, "profile": found[0]}
+
+
+def _short(profile: str) -> str:
+    return profile.partition("@")[0] if "@" in profile else profile.rpartition("-")[0]
 
 
 def _refuse_edited(source: Source, lock: Any) -> None:

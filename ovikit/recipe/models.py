@@ -292,6 +292,8 @@ class Suite(Document):
     """The prompts to generate from; null: none, the clips that are there are measured."""
     evaluators: Annotated[tuple[Slot, ...], Of("evaluator")] = Field(min_length=1, strict=False)
     """The metrics."""
+    overall: Annotated[Slot | None, Of("overall")] = None
+    """One score of the metrics; null: none."""
 
 
 def digest_of(data: Mapping[str, Any]) -> str:

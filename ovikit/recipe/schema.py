@@ -10,7 +10,7 @@ from pydantic.fields import FieldInfo
 from pydantic.json_schema import models_json_schema
 
 from ovikit.kernel.catalog import Catalog, Registered
-from ovikit.recipe.models import Document, Recipe
+from ovikit.recipe.models import Document, Recipe, Suite
 from ovikit.recipe.shape import is_list, is_optional, own_keys, section, slot_mark
 
 Schema = dict[str, Any]
@@ -48,6 +48,13 @@ class _Writer:
             "extends": {"type": "string", "description": "The file that this one builds on, relative to this file."},
             "lock": {"type": "object", "description": "Written by 'ovikit recipe lock'."},
         }
+        if model is Suite:
+            changes = {name: one for name, one in schema["properties"].items() if name in ("evaluators", "overall")}
+            schema["properties"]["profiles"] = {
+                "type": "object",
+                "description": "Further profiles, chosen by --profile: by name, what is other than in this one.",
+                "additionalProperties": {"type": "object", "properties": changes, "additionalProperties": False},
+            }
         # A name is never inherited.
         return schema if self.whole else {**schema, "required": ["name"]}
 

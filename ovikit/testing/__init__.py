@@ -31,6 +31,7 @@ CONTRACTS = {
     "filter": ("FilterContract", "filter"),
     "captioner": ("CaptionerContract", "captioner"),
     "evaluator": ("EvaluatorContract", "evaluator"),
+    "overall": ("OverallContract", "overall"),
     "prompt_set": ("PromptSetContract", "prompt_set"),
     "checkpoint_format": ("CheckpointFormatContract", "checkpoint_format"),
 }
@@ -49,6 +50,7 @@ if TYPE_CHECKING:
     from ovikit.testing.fusion import FusionContract
     from ovikit.testing.guidance import GuidanceContract
     from ovikit.testing.objective import ObjectiveContract
+    from ovikit.testing.overall import OverallContract
     from ovikit.testing.positions import PositionsContract
     from ovikit.testing.prompt_set import PromptSetContract
     from ovikit.testing.schedule import ScheduleContract
@@ -67,6 +69,7 @@ __all__ = [
     "FusionContract",
     "GuidanceContract",
     "ObjectiveContract",
+    "OverallContract",
     "PositionsContract",
     "PromptSetContract",
     "ScheduleContract",

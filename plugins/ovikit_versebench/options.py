@@ -84,3 +84,25 @@ class PromptTableConfig(Config):
         if len(named) != 3:
             raise ValueError("should have one number in braces, as sample_{:04d} has")
         return number
+
+
+NAMES = ("AS", "ID", "FD", "KL", "CS", "CE", "CU", "PC", "PQ", "WER", "LSE-C", "AV-A")
+"""Verse-Bench's metrics, as its overall score calls them."""
+
+
+class VerseBenchOverallConfig(Config):
+    """Options of ``verse-bench-overall``."""
+
+    rules: Literal["fixed", "official"] = "fixed"
+    """official: as the tool of commit 5645a09, where a missing metric may score best; fixed: no number of what has
+    none, and without FD and PC."""
+    metrics: dict[str, str]
+    """Which metric of the suite each of AS, ID, FD, KL, CS, CE, CU, PC, PQ, WER, LSE-C, AV-A is."""
+
+    @field_validator("metrics")
+    @classmethod
+    def _known(cls, metrics: dict[str, str]) -> dict[str, str]:
+        strange = sorted(set(metrics) - set(NAMES))
+        if strange:
+            raise ValueError(f"has no {', '.join(strange)}; there are {', '.join(NAMES)}")
+        return metrics

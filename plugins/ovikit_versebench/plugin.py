@@ -18,11 +18,12 @@ from ovikit_versebench.options import (
     PromptTableConfig,
     SoundSignalConfig,
     VerseBenchConfig,
+    VerseBenchOverallConfig,
 )
 
 if TYPE_CHECKING:
     from ovikit.checkpoints.assets import Assets
-    from ovikit.evaluation.protocols import Evaluator, PromptSet
+    from ovikit.evaluation.protocols import Evaluator, Overall, PromptSet
     from ovikit.types import ClipSpec
 
 
@@ -63,6 +64,24 @@ def _table(config: PromptTableConfig, *, clip: ClipSpec | None) -> PromptSet:
     prompt = COLUMNS.prompt if config.prompt is None else (config.prompt,)
     columns = Columns(prompt, config.id, config.image, (*KEPT, config.video))
     return PromptTable(clip, Path(config.path).expanduser(), columns, config.video, config.number)
+
+
+def _overall(config: VerseBenchOverallConfig) -> Overall:
+    from ovikit_versebench.overall import VerseBenchOverall
+
+    return VerseBenchOverall(config.rules, config.metrics)
+
+
+@hookimpl
+def ovikit_register_overalls() -> Sequence[Component]:
+    return (
+        Component(
+            "verse-bench-overall",
+            VerseBenchOverallConfig,
+            _overall,
+            "Verse-Bench's total of its metrics",
+        ),
+    )
 
 
 @hookimpl

@@ -9,9 +9,10 @@ import torch
 from sets_kit import LONG, verse_bench
 
 from ovikit.generate.media import write_clip
-from ovikit.testing import EvaluatorContract, PromptSetContract
+from ovikit.testing import EvaluatorContract, OverallContract, PromptSetContract
 from ovikit.testing.clips import CLIP, beating_clip
 from ovikit.types import Clip
+from ovikit_versebench.options import NAMES
 
 
 class TestSoundSignal(EvaluatorContract):
@@ -94,3 +95,10 @@ class TestPromptTable(PromptSetContract):
     def files(cls, folder: Path) -> None:
         write_clip(folder / "one.mp4", beating_clip(LONG))
         (folder / "prompts.csv").write_text("text_prompt,video_path\nA lamp,one.mp4\nA door,\n")
+
+
+class TestVerseBenchOverall(OverallContract):
+    component = "verse-bench-overall"
+    options = {"metrics": {name: name.lower() for name in NAMES}}
+    changed = {"rules": "official", "metrics": {"AS": "another"}}
+    means = {name.lower(): 0.5 for name in NAMES}

@@ -125,6 +125,10 @@ def test_ovikit_register_evaluators(shelf: Shelf) -> None:
     check_registers(shelf, "evaluator")
 
 
+def test_ovikit_register_overalls(shelf: Shelf) -> None:
+    check_registers(shelf, "overall")
+
+
 def test_ovikit_register_prompt_sets(shelf: Shelf) -> None:
     check_registers(shelf, "prompt_set")
 
