@@ -16,6 +16,7 @@ from ovikit.builtin_attention import COMPONENTS as ATTENTIONS
 from ovikit.builtin_data import CAPTIONERS, DATASETS
 from ovikit.builtin_numerics import COMPONENTS as NUMERICS
 from ovikit.files import writing
+from ovikit.hub import SCHEME, HubFile
 from ovikit.kernel.component import Component, NoOptions
 from ovikit.kernel.events import ClipFinished, Event, RecipeValidated, RunFailed, RunFinished, RunStarted
 from ovikit.kernel.hookspecs import hookimpl
@@ -91,8 +92,10 @@ def ovikit_register_checkpoint_formats() -> Sequence[Component]:
 
 @hookimpl
 def ovikit_resolve_asset(uri: str, cache_dir: Path) -> Path | None:
-    """An existing path, a ``file:`` URI, or a name inside the folders that OVIKIT_ASSETS lists."""
+    """An existing path, a ``file:`` or ``hf:`` URI, or a name inside the folders that OVIKIT_ASSETS lists."""
     parsed = urlparse(uri)
+    if parsed.scheme == SCHEME:
+        return HubFile.parse(uri).path()
     if parsed.scheme == "file":
         return _existing(Path(unquote(parsed.path)))
     folders = [Path(), *(Path(one) for one in os.environ.get(ASSETS, "").split(os.pathsep) if one)]

@@ -23,10 +23,13 @@ DEVICE = "OVIKIT_EVAL_DEVICE"
 
 
 def need_asset(assets: Assets, name: str, licence: str, source: str) -> Need:
-    """A file or folder of weights, as it is looked for: an existing path, or a name in the folder of the assets."""
+    """A file or folder of weights, as it is looked for: an existing path, a name in the folder of the assets, or
+    ``hf://OWNER/NAME``."""
     try:
         assets.path(name)
-    except UserError:
+    except UserError as error:
+        if name.startswith("hf://"):
+            return Need(name, licence, source, f"{error.what}; {error.hint}")
         return Need(name, licence, source, f"it is not here; get it from {source}, into the folder of OVIKIT_ASSETS")
     return Need(name, licence, source)
 
