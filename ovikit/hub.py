@@ -37,13 +37,13 @@ class HubFile:
     def path(self) -> Path:
         """Where it lies in the hub's own cache, fetched into it where OVIKIT_DOWNLOAD allows that."""
         told = f"hf://{self.repo}@{self.revision}" + ("" if self.file is None else f"/{self.file}")
-        hub = require("huggingface_hub", extra="eval")
-        kept = self._kept(Path(hub.constants.HF_HUB_CACHE))
+        kept = self._kept(Path(require("huggingface_hub.constants", extra="eval").HF_HUB_CACHE))
         if kept.exists():
             return kept
         if os.environ.get(DOWNLOAD) != "1":
             hint = f"set {DOWNLOAD}=1 to fetch it, or name a file of your own"
             raise UserError(f"{told} is not in the hub's cache, and nothing is fetched unasked", hint=hint)
+        hub = require("huggingface_hub", extra="eval")
         _log.warning("fetching %s", told)
         try:
             if self.file is None:

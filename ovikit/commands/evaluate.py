@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -15,9 +16,11 @@ from ovikit.commands.tables import print_whole
 from ovikit.errors import UserError
 
 if TYPE_CHECKING:
+    from rich.console import Console
     from rich.table import Table
 
     from ovikit.evaluation.results import Results
+    from ovikit.recipe.models import Suite
 
 
 class _Eval(TyperGroup):
@@ -68,6 +71,15 @@ def evaluate(
     truth: Annotated[
         Path | None, typer.Option(metavar="DIR", help="Folder that keeps ground-truth clips; default: truth beside.")
     ] = None,
+    against: Annotated[
+        list[Path] | None,
+        typer.Option(
+            metavar="DIR|FILE",
+            help="Clips, or results.json, that these are compared with; may be given several times.",
+            show_default=False,
+        ),
+    ] = None,
+    force: Annotated[bool, typer.Option("--force", help="Compare what was measured in different ways.")] = False,
     report: Annotated[bool, typer.Option("--report", help="Write report.html, too.")] = False,
     override: SuiteOverrides = None,
 ) -> None:
@@ -96,16 +108,21 @@ def evaluate(
     from ovikit.commands.progress import evaluation_progress
     from ovikit.evaluation.results import write_results
     from ovikit.evaluation.runner import evaluate as run_evaluation
+    from ovikit.evaluation.words import markdown_rows
+    from ovikit.files import atomic_write_text
 
     console = Console(soft_wrap=True)
     folder, kept = out or clips.parent, truth or clips.parent / "truth"
     with evaluation_progress(console) as shown:
         results = run_evaluation(found, made_by, clips, kept, told=shown)
     write_results(results, folder / "results.json")
+    atomic_write_text(folder / "results.md", "\n".join(markdown_rows([results])) + "\n")
     print_whole(console, results_table(results))
     for line in overall_lines(results):
         console.print(line, highlight=False)
-    console.print(f"results: {folder / 'results.json'}", highlight=False)
+    console.print(f"results: {folder / 'results.json'}, as a row {folder / 'results.md'}", highlight=False)
+    if against:
+        _compare_with(against, results, clips, found, folder, force, console)
     if report:
         from ovikit.evaluation.report import Folders, write_report
         from ovikit.evaluation.runner import build_bench
@@ -113,6 +130,40 @@ def evaluate(
         folders = Folders(clips, kept, clips.parent)
         path = write_report(results, made_by, build_bench(found, made_by, clips), folders, folder / "report.html")
         console.print(f"report:  {path}", highlight=False)
+
+
+def _compare_with(
+    others: Sequence[Path], mine: Results, clips: Path, suite: Suite, out: Path, force: bool, console: Console
+) -> None:
+    """Measures the other folders alike, and shows how these clips differ from them."""
+    from ovikit.commands.metrics import labels_of, show_comparison
+    from ovikit.commands.progress import evaluation_progress
+    from ovikit.evaluation.compare_page import Labelled, clips_of
+    from ovikit.evaluation.results import read_results, write_results
+    from ovikit.evaluation.runner import evaluate as run_evaluation
+    from ovikit.layout import LOCK
+    from ovikit.recipe.load import load_recipe
+
+    found: list[tuple[Results, Path | None]] = []
+    for other in others:
+        file = other / "results.json" if (other / "results.json").is_file() else other
+        if file.is_file():
+            read = read_results(file)
+            found.append((read, clips_of(read, file)))
+            continue
+        lock = other / LOCK
+        with evaluation_progress(console) as shown:
+            measured = run_evaluation(
+                suite, load_recipe(lock) if lock.is_file() else None, other, other.parent / "truth", told=shown
+            )
+        write_results(measured, out / f"against-{other.resolve().name}.json")
+        found.append((measured, other))
+    labels = labels_of([*(one.subject for one, _ in found), mine.subject])
+    labelled = [Labelled(label, *one) for label, one in zip(labels, [*found, (mine, clips)], strict=True)]
+    told = [*(str(other) for other in others), str(clips)]
+    # These clips come last, and each of the others is what they are set against.
+    for label, name in zip(labelled[:-1], told[:-1], strict=True):
+        show_comparison(console, [label, labelled[-1]], [name, told[-1]], out / f"against-{label.label}", force)
 
 
 def overall_lines(results: Results) -> list[str]:

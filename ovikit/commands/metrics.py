@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -14,8 +15,8 @@ from ovikit.errors import UserError
 if TYPE_CHECKING:
     from rich.console import Console
 
+    from ovikit.evaluation.compare_page import Labelled
     from ovikit.evaluation.protocols import Evaluator, MetricSpec, Need
-    from ovikit.evaluation.results import Results
     from ovikit.kernel.catalog import Registered
 
 
@@ -126,7 +127,7 @@ def compare(
         list[Path],
         typer.Argument(metavar="RESULTS...", help="results.json, or their folders; the first is the baseline."),
     ],
-    out: Annotated[Path | None, typer.Option(metavar="DIR", help="Folder for comparison.json and .md.")] = None,
+    out: Annotated[Path | None, typer.Option(metavar="DIR", help="Folder for comparison.html, .md and .json.")] = None,
     force: Annotated[bool, typer.Option("--force", help="Compare what was measured in different ways.")] = False,
 ) -> None:
     """Show how results differ from the first: by metric, paired by item, with 95 % intervals.
@@ -137,60 +138,50 @@ def compare(
         raise UserError("there is nothing to compare", "RESULTS", "give two or more results.json")
     from rich.console import Console
 
-    from ovikit.evaluation.compare import comparison, refuse_unlike, write_comparison
+    from ovikit.evaluation.compare_page import Labelled, clips_of
     from ovikit.evaluation.results import read_results
 
-    console = Console(soft_wrap=True)
-    read = [read_results(path / "results.json" if path.is_dir() else path) for path in results]
-    first, others = read[0], _named(read)
-    for path, other in zip(results[1:], read[1:], strict=True):
-        if not force:
-            refuse_unlike(first, other, str(results[0]), str(path))
-    for name, other in others.items():
-        console.print(f"{name} against {first.subject}", highlight=False)
-        print_table(
-            console, ("metric", "better", first.subject[:24], name[:24], "difference", "95 %", "items", ""),
-            _differences(first, other),
-        )  # fmt: skip
-    if out is not None:
-        for path in write_comparison(comparison(first, others, forced=force), out):
-            console.print(f"written: {path}", highlight=False)
+    files = [path / "results.json" if path.is_dir() else path for path in results]
+    read = [read_results(file) for file in files]
+    labels = labels_of([one.subject for one in read])
+    found = [Labelled(label, one, clips_of(one, file)) for label, one, file in zip(labels, read, files, strict=True)]
+    show_comparison(Console(soft_wrap=True), found, [str(path) for path in results], out, force)
 
 
-def _named(read: list[Results]) -> dict[str, Results]:
-    """The results after the first one, under names of their own."""
-    found: dict[str, Results] = {}
-    for k, one in enumerate(read[1:], start=2):
-        name = one.subject
-        found[name if name not in found and name != read[0].subject else f"{name} ({k})"] = one
+def labels_of(subjects: Sequence[str]) -> list[str]:
+    """Names that tell results apart: those of what was measured, with a number where one comes again."""
+    found: list[str] = []
+    for k, subject in enumerate(subjects, start=1):
+        found.append(subject if subject not in found else f"{subject} ({k})")
     return found
 
 
-def _differences(first: Results, other: Results) -> list[tuple[str, ...]]:
-    from ovikit.evaluation.compare import scores_of
-    from ovikit.evaluation.metrics import gain_over
+def show_comparison(
+    console: Console, found: Sequence[Labelled], told: Sequence[str], out: Path | None, force: bool
+) -> None:
+    """Prints how results differ from the first; into a folder, as JSON, Markdown and a page. told: what the user calls
+    each."""
+    from ovikit.evaluation.compare import comparison, refuse_unlike, write_comparison
+    from ovikit.evaluation.compare_page import rows_of, write_page
     from ovikit.evaluation.words import ARROWS, show_number, show_signed
 
-    rows: list[tuple[str, ...]] = []
-    for name, metric in first.metrics.items():
-        if name not in other.metrics:
-            continue
-        theirs = other.metrics[name]
-        ours, new = scores_of(first, name), scores_of(other, name)
-        gain, both = gain_over(new, ours), len(set(new.scores) & set(ours.scores))
-        row = (name, ARROWS[metric.direction], show_number(metric.value, metric), show_number(theirs.value, metric))
-        if gain is None:
-            rows.append((*row, "–", "", str(both), "fewer than two items in both"))
-            continue
-        low, high = gain[1]
-        interval = f"{show_signed(low, metric)} to {show_signed(high, metric)}"
-        rows.append((*row, show_signed(gain[0], metric), interval, str(both), _verdict(metric.direction, low, high)))
-    return rows
-
-
-def _verdict(direction: str, low: float, high: float) -> str:
-    if low <= 0 <= high:
-        return "not told apart"
-    if direction == "neither":
-        return "more" if low > 0 else "less"
-    return "better" if (low > 0) == (direction == "higher") else "worse"
+    first, others = found[0], found[1:]
+    for name, other in zip(told[1:], others, strict=True):
+        if not force:
+            refuse_unlike(first.results, other.results, told[0], name)
+    columns = ("metric", "better", first.label[:24], "", "difference", "95 %", "items", "")
+    for other in others:
+        console.print(f"{other.label} against {first.label}", highlight=False)
+        lines: list[tuple[str, ...]] = []
+        for row in rows_of(first.results, other.results):
+            numbers = [show_number(one.value, row.metric) for one in (row.metric, row.theirs)]
+            gain = ["–", ""]
+            if row.gain is not None:
+                low, high = (show_signed(bound, row.metric) for bound in row.gain[1])
+                gain = [show_signed(row.gain[0], row.metric), f"{low} to {high}"]
+            lines.append((row.name, ARROWS[row.metric.direction], *numbers, *gain, str(row.items), row.verdict))
+        print_table(console, (*columns[:3], other.label[:24], *columns[4:]), lines)
+    if out is not None:
+        data = comparison(first.results, {other.label: other.results for other in others}, forced=force)
+        for path in (*write_comparison(data, out), write_page(first, others, out / "comparison.html", force)):
+            console.print(f"written: {path}", highlight=False)

@@ -18,6 +18,14 @@ def scores_of(results: Results, metric: str) -> Summary:
     return summarise({i: score for i, score in enumerate(rows) if score is not None}, {})
 
 
+def aligned(first: Results, other: Results, metric: str) -> tuple[Summary, Summary]:
+    """The per-item scores of a metric of both, by the place that an item of that name has in the first."""
+    place = {item.id: i for i, item in enumerate(first.items)}
+    there = {place[item.id]: item.scores[metric] for item in other.items if item.id in place}
+    new = summarise({i: score for i, score in there.items() if score is not None}, {})
+    return scores_of(first, metric), new
+
+
 def refuse_unlike(first: Results, other: Results, one: str, two: str) -> None:
     """UserError where two results were measured in different ways, so that their difference means nothing.
 
@@ -77,7 +85,10 @@ def comparison(first: Results, others: Mapping[str, Results], forced: bool = Fal
 
 def _entry(results: Results, first: Results, name: str) -> dict[str, Any]:
     metric = results.metrics[name]
-    difference = None if results is first else gain_over(scores_of(results, name), scores_of(first, name))
+    difference = None
+    if results is not first:
+        ours, new = aligned(first, results, name)
+        difference = gain_over(new, ours)
     return {
         "value": metric.value,
         "interval": metric.interval,
@@ -100,7 +111,7 @@ def chance_in_interval(metric: MetricResult) -> bool | None:
 def write_comparison(data: Mapping[str, Any], folder: Path) -> tuple[Path, Path]:
     """Writes ``comparison.json`` and ``comparison.md``; their paths."""
     rows, metrics = data["runs"], list(next(iter(data["runs"].values()))["metrics"])
-    lines = [f"# {data['suite']['name']} ({data['profile']})", "", "| recipe | " + " | ".join(metrics) + " |"]
+    lines = [f"# {data['suite']['name']} ({data['profile']})", "", "| clips | " + " | ".join(metrics) + " |"]
     lines.append("|---|" + "---|" * len(metrics))
     for name, run in rows.items():
         lines.append(f"| {name} | " + " | ".join(_cell(run["metrics"].get(metric)) for metric in metrics) + " |")

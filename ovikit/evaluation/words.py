@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from ovikit.evaluation.results import Derived, Interval, MetricResult
+from collections.abc import Sequence
+
+from ovikit.evaluation.results import Derived, Interval, MetricResult, Results
 
 NOTHING = "–"
 ARROWS = {"higher": "↑", "lower": "↓", "neither": "·"}
@@ -29,6 +31,31 @@ def show_signed(value: float, metric: MetricResult) -> str:
 def show_share(share: Derived | None) -> str:
     """The share of the way from chance to ceiling in percent."""
     return NOTHING if share is None else f"{100 * share.value:.0f} %"
+
+
+def markdown_rows(several: Sequence[Results]) -> list[str]:
+    """Results of one suite as a Markdown table, a row each: value, 95 % interval, and the items that have a number
+    where others lack one."""
+    names = list(several[0].metrics)
+    heads = [f"{name} {ARROWS[several[0].metrics[name].direction]}" for name in names]
+    total = any(one.overall is not None for one in several)
+    lines = [
+        "| clips | " + " | ".join([*heads, *(["overall ↑"] if total else [])]) + " |",
+        "|---|" + "---|" * (len(names) + total),
+    ]
+    for one in several:
+        cells = [_cell(one.metrics[name]) if name in one.metrics else NOTHING for name in names]
+        if total:
+            score = None if one.overall is None else next(iter(one.overall.scores.values()))
+            cells.append(NOTHING if score is None else f"{score:.3f}")
+        lines.append(f"| {one.subject} | " + " | ".join(cells) + " |")
+    return [f"{several[0].suite.name}, profile {several[0].profile}:", "", *lines]
+
+
+def _cell(metric: MetricResult) -> str:
+    interval = show_interval(metric.interval, metric)
+    coverage = f" ({metric.scored} of {metric.asked})" if metric.scored < metric.asked else ""
+    return show_number(metric.value, metric) + (f" [{interval}]" if interval else "") + coverage
 
 
 def _decimals(metric: MetricResult) -> int:

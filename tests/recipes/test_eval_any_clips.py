@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from collections.abc import Callable, Iterator
 from contextlib import redirect_stderr, redirect_stdout
@@ -260,6 +261,29 @@ def test_two_results_are_compared_by_item(clips: Path, results: Results, tmp_pat
     written = (tmp_path / "comparison.md").read_text()
     assert "quieter-model" in written
     assert "their-model" in written
+    page = (tmp_path / "comparison.html").read_text()
+    # The items that differ most, with a player for either side.
+    players = re.findall(r'<video [^>]*src="([^"]+)"', page)
+    assert len(players) >= 4
+    assert all((tmp_path / one).is_file() for one in players)
+    assert {Path(one).parent.name for one in players} == {"quieter-model", "their-model"}
+
+
+def test_items_are_paired_by_name(clips: Path, results: Results, tmp_path: Path) -> None:
+    """The same clips without the first one: nothing differs, though every item has another place."""
+    other = tmp_path / "other" / "their-model"
+    shutil.copytree(clips, other)
+    (other / "00001.mp4").unlink()
+    told = ovikit("eval", SUITE, "--clips", other, "--against", clips, "--against", clips.parent, "--force")
+    assert told.status == 0, told.told
+    rows = [line.split() for line in told.told.splitlines() if line.split()[:1] == ["brightness"]]
+    differences = [row for row in rows if "told" in row]
+    assert [row[4] for row in differences] == ["+0.000", "+0.000"]
+    assert (other.parent / "against-their-model" / "comparison.html").is_file()
+    table = (other.parent / "results.md").read_text().splitlines()
+    assert table[0] == "signals, profile signals-v1:"
+    assert table[2].startswith("| clips | loudness_lufs · | true_peak_dbtp · | clipped_share ↓ |")
+    assert table[4].startswith("| their-model | -")
 
 
 def test_what_was_measured_in_different_ways_is_not_compared(clips: Path, results: Results, tmp_path: Path) -> None:
