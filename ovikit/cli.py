@@ -16,8 +16,8 @@ from ovikit.errors import UserError
 
 _log = logging.getLogger("ovikit")
 COMMANDS = (
-    "plugins", "new", "recipe", "plan", "data", "train", "validate", "lora", "generate", "evaluate", "ablate",
-    "figures", "demo",
+    "plugins", "new", "recipe", "plan", "data", "train", "validate", "lora", "generate", "cascade", "evaluate",
+    "ablate", "figures", "demo",
 )  # fmt: skip
 
 

@@ -7,6 +7,8 @@ import os
 from pathlib import Path
 
 LOCK = "recipe.lock.yaml"
+CASCADE = "cascade.yaml"
+"""Among clips of a cascade, which it is."""
 METRICS = "metrics.csv"
 CHECKPOINTS = "checkpoints"
 LAST_CHECKPOINT = "last.ckpt"

@@ -23,7 +23,9 @@ from ovikit.evaluation.results import (
     UnscoredItems,
 )
 from ovikit.generate.jobs import media_path, read_sidecar
+from ovikit.layout import CASCADE
 from ovikit.recipe.build import build_overall
+from ovikit.recipe.load import load_cascade
 from ovikit.recipe.lock import versions
 from ovikit.recipe.models import Recipe, Suite
 from ovikit.types import Modality
@@ -69,7 +71,7 @@ def assemble(
         suite=Named(name=suite.name, digest=suite.digest),
         profile=suite.profile,
         folder=clips.resolve().name,
-        recipe=None if recipe is None else Named(name=recipe.name, digest=recipe.digest),
+        recipe=_made_by(recipe, clips),
         weights_sha256=weights.pop() if len(weights) == 1 and weights != {"None"} else None,
         prompt_set=_prompt_set(suite, files),
         prompts=len(items),
@@ -82,6 +84,14 @@ def assemble(
         overall=_overall(suite, metrics),
         items=tuple(_item(i, item, outcomes) for i, item in enumerate(items)),
     )
+
+
+def _made_by(recipe: Recipe | None, clips: Path) -> Named | None:
+    """The recipe, or the cascade whose clips these are."""
+    if recipe is None and (clips / CASCADE).is_file():
+        cascade = load_cascade(clips / CASCADE)
+        return Named(name=cascade.name, digest=cascade.digest)
+    return None if recipe is None else Named(name=recipe.name, digest=recipe.digest)
 
 
 def _overall(suite: Suite, metrics: Mapping[str, MetricResult]) -> OverallResult | None:

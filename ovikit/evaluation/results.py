@@ -123,7 +123,7 @@ class Results(_Record):
     folder: str = ""
     """Name of the folder of the clips."""
     recipe: Named | None
-    """What made the clips; null: they came without a recipe, of another model."""
+    """What made the clips, a recipe or a cascade; null: they came without, of another model."""
     weights_sha256: str | None
     """Of the weights that made the clips, where their sidecars agree."""
     prompt_set: PromptFilesRecord | None

@@ -262,7 +262,7 @@ def _place_features(bench: Bench, place: _Place | None) -> ItemFeatures:
         return clip_features(place.file, bench.measures, bench.form, (), place.folder / CACHE)
     assert place.item is not None
     sidecar = read_sidecar(place.folder, place.item.id)
-    if sidecar is not None and sidecar.get("prompt") != place.item.prompt:
+    if sidecar is not None and sidecar.get("prompt", place.item.prompt) != place.item.prompt:
         return Unscored("the clip's sidecar says that it was made from another prompt")
     return clip_features(media_path(place.folder, place.item.id), bench.measures, bench.form, bench.need)
 

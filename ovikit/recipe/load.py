@@ -7,7 +7,7 @@ is two or three lines, and its difference from the parent is the experiment.
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -16,13 +16,18 @@ from ovikit.kernel.catalog import Catalog
 from ovikit.kernel.events import RecipeValidated
 from ovikit.kernel.manager import fire, installed_catalog
 from ovikit.recipe.document import Keys, Place, Problem, RecipeError, Source, describe, mapping, read_yaml
-from ovikit.recipe.models import VERSION, Document, Recipe, Suite, digest_of
+from ovikit.recipe.models import VERSION, Cascade, Document, Recipe, Suite, digest_of
 from ovikit.recipe.overrides import apply_overrides
 from ovikit.recipe.validate import validate
 
 D = TypeVar("D", bound=Document)
 LOCK = "lock"
 PROFILES = "profiles"
+OTHERS = {
+    "axes": "this is a matrix of recipes, and one recipe is wanted; ovikit ablate runs it",
+    "cascade": "this is a cascade of two models' files, and a recipe is wanted; ovikit cascade runs it",
+}
+"""What a file is that has this key, and is no recipe."""
 
 
 def load_recipe(path: Path | str, overrides: Sequence[str] = (), catalog: Catalog | None = None) -> Recipe:
@@ -43,7 +48,12 @@ def load_suite(
 
     profile: one of the file's ``profiles``, or its own; None: its own
     """
-    return _load(Suite, Path(path), overrides, catalog, profile)
+    return _load(Suite, Path(path), overrides, catalog, lambda source: _choose(source, profile))
+
+
+def load_cascade(path: Path | str, overrides: Sequence[str] = ()) -> Cascade:
+    """The cascade of a file: read, extended, overridden and validated as recipes are."""
+    return _load(Cascade, Path(path), overrides, None)
 
 
 def profiles_of(path: Path | str) -> tuple[str, ...]:
@@ -53,15 +63,18 @@ def profiles_of(path: Path | str) -> tuple[str, ...]:
 
 
 def _load(
-    model: type[D], path: Path, overrides: Sequence[str], catalog: Catalog | None, profile: str | None = None
+    model: type[D],
+    path: Path,
+    overrides: Sequence[str],
+    catalog: Catalog | None,
+    choose: Callable[[Source], None] = lambda source: None,
 ) -> D:
     known = installed_catalog() if catalog is None else catalog
     source = read_source(path)
-    if model is Suite:
-        _choose(source, profile)
-    if model is Recipe and "axes" in source.data:
-        message = "this is a matrix of recipes, and one recipe is wanted; ovikit ablate runs it"
-        raise RecipeError([Problem((), message, source.place(()))])
+    choose(source)
+    for key, told in OTHERS.items() if model is Recipe else ():
+        if key in source.data:
+            raise RecipeError([Problem((), told, source.place(()))])
     lock = source.data.pop(LOCK, None)
     if lock is not None:
         _refuse_edited(source, lock)

@@ -296,6 +296,38 @@ class Suite(Document):
     """One score of the metrics; null: none."""
 
 
+class CascadeSide(Section):
+    """Where one modality of a cascade comes from."""
+
+    folder: str = Field(min_length=1)
+    """Folder of its files, ID.mp4 (or .mkv, .mov, .webm; for sound .wav, .flac, .m4a, .mp3, too); starts from the
+    current folder."""
+    model: str = Field(min_length=1)
+    """What made them, as results name it."""
+    revision: str | None = None
+    """Version of that; null: not told."""
+
+
+class CascadeSides(Section):
+    """A video model and an audio model, one after the other."""
+
+    video: CascadeSide
+    audio: CascadeSide
+
+
+class Cascade(Document):
+    """The baseline that joint models are set against: pictures of one model with sounds of another."""
+
+    cascade: CascadeSides
+    """The two sides."""
+
+    @property
+    def digest(self) -> str:
+        """Of the models, wherever their files lie."""
+        data = self.to_dict()
+        return digest_of({**data, "cascade": {side: {**one, "folder": ""} for side, one in data["cascade"].items()}})
+
+
 def digest_of(data: Mapping[str, Any]) -> str:
     """Hex sha256 of the canonical JSON of a resolved document, without what ``Document.digest`` leaves out."""
     kept = {key: value for key, value in data.items() if key not in ("runtime", "evaluation", "preparation")}

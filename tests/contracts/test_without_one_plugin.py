@@ -27,7 +27,9 @@ TINY, RELEASED = "recipes/tiny/ovi.yaml", "recipes/reference/ovi-720x720-5s.yaml
 FUSIONS = "recipes/ablations/fusion.yaml"
 PLUGINS = ("filters", "fusions", "guidances", "ovi", "positions", "toyworld", "versebench")
 RECIPES = sorted(
-    str(path.relative_to(ROOT)) for path in (ROOT / "recipes").rglob("*.yaml") if "axes" not in read_yaml(path).data
+    str(path.relative_to(ROOT))
+    for path in (ROOT / "recipes").rglob("*.yaml")
+    if not {"axes", "cascade"} & set(read_yaml(path).data)
 )
 Way = Literal["removed", "left out"]
 WAYS: tuple[Way, ...] = ("removed", "left out")

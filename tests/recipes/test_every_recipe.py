@@ -23,8 +23,10 @@ from ovikit.recipe.models import Suite
 from ovikit.recipe.schema import document_schema
 
 ROOT = Path(__file__).parents[2]
-# A matrix has axes, and tests of its own: test_ablation_plan.py.
-RECIPES = sorted(path for path in (ROOT / "recipes").rglob("*.yaml") if "axes" not in read_yaml(path).data)
+# Matrices and cascades have tests of their own: test_ablation_plan.py, test_cascade.py.
+RECIPES = sorted(
+    path for path in (ROOT / "recipes").rglob("*.yaml") if not {"axes", "cascade"} & set(read_yaml(path).data)
+)
 SUITES = sorted((ROOT / "evals" / "suites").rglob("*.yaml"))
 
 
