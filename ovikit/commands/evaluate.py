@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from rich.table import Table
 
     from ovikit.evaluation.results import Results
-    from ovikit.recipe.models import Suite
+    from ovikit.recipe.models import Recipe, Suite
 
 
 class _Eval(TyperGroup):
@@ -103,6 +103,24 @@ def evaluate(
     lock = recipe or clips / LOCK
     made_by = load_recipe(lock) if recipe is not None or lock.is_file() else None
     # Only now: a typo is told at once, without torch.
+    from ovikit.evaluation.needs import device
+    from ovikit.runtime.processes import connected
+
+    with connected(device()):
+        _measure(found, made_by, clips, out or clips.parent, truth or clips.parent / "truth", against, force, report)
+
+
+def _measure(
+    suite: Suite,
+    recipe: Recipe | None,
+    clips: Path,
+    folder: Path,
+    kept: Path,
+    against: Sequence[Path] | None,
+    force: bool,
+    report: bool,
+) -> None:
+    """Measures, and writes what came out; of several processes all measure, and the first writes."""
     from rich.console import Console
 
     from ovikit.commands.progress import evaluation_progress
@@ -110,60 +128,72 @@ def evaluate(
     from ovikit.evaluation.runner import evaluate as run_evaluation
     from ovikit.evaluation.words import markdown_rows
     from ovikit.files import atomic_write_text
+    from ovikit.runtime.processes import is_main
 
-    console = Console(soft_wrap=True)
-    folder, kept = out or clips.parent, truth or clips.parent / "truth"
+    console = Console(soft_wrap=True, quiet=not is_main())
     with evaluation_progress(console) as shown:
-        results = run_evaluation(found, made_by, clips, kept, told=shown)
+        results = run_evaluation(suite, recipe, clips, kept, told=shown)
+    others = [_measured_alike(one, suite, folder, console) for one in against or ()]
+    if not is_main():
+        return
     write_results(results, folder / "results.json")
     atomic_write_text(folder / "results.md", "\n".join(markdown_rows([results])) + "\n")
     print_whole(console, results_table(results))
     for line in overall_lines(results):
         console.print(line, highlight=False)
     console.print(f"results: {folder / 'results.json'}, as a row {folder / 'results.md'}", highlight=False)
-    if against:
-        _compare_with(against, results, clips, found, folder, force, console)
+    if others:
+        _compare_with(others, against or (), results, clips, folder, force, console)
     if report:
         from ovikit.evaluation.report import Folders, write_report
         from ovikit.evaluation.runner import build_bench
 
         folders = Folders(clips, kept, clips.parent)
-        path = write_report(results, made_by, build_bench(found, made_by, clips), folders, folder / "report.html")
+        path = write_report(results, recipe, build_bench(suite, recipe, clips), folders, folder / "report.html")
         console.print(f"report:  {path}", highlight=False)
 
 
-def _compare_with(
-    others: Sequence[Path], mine: Results, clips: Path, suite: Suite, out: Path, force: bool, console: Console
-) -> None:
-    """Measures the other folders alike, and shows how these clips differ from them."""
-    from ovikit.commands.metrics import labels_of, show_comparison
+def _measured_alike(other: Path, suite: Suite, out: Path, console: Console) -> tuple[Results, Path | None]:
+    """Results that are there, or of a folder of clips; and where their clips are."""
     from ovikit.commands.progress import evaluation_progress
-    from ovikit.evaluation.compare_page import Labelled, clips_of
+    from ovikit.evaluation.compare_page import clips_of
     from ovikit.evaluation.results import read_results, write_results
     from ovikit.evaluation.runner import evaluate as run_evaluation
     from ovikit.layout import LOCK
     from ovikit.recipe.load import load_recipe
+    from ovikit.runtime.processes import is_main
 
-    found: list[tuple[Results, Path | None]] = []
-    for other in others:
-        file = other / "results.json" if (other / "results.json").is_file() else other
-        if file.is_file():
-            read = read_results(file)
-            found.append((read, clips_of(read, file)))
-            continue
-        lock = other / LOCK
-        with evaluation_progress(console) as shown:
-            measured = run_evaluation(
-                suite, load_recipe(lock) if lock.is_file() else None, other, other.parent / "truth", told=shown
-            )
+    file = other / "results.json" if (other / "results.json").is_file() else other
+    if file.is_file():
+        read = read_results(file)
+        return read, clips_of(read, file)
+    lock = other / LOCK
+    made_by = load_recipe(lock) if lock.is_file() else None
+    with evaluation_progress(console) as shown:
+        measured = run_evaluation(suite, made_by, other, other.parent / "truth", told=shown)
+    if is_main():
         write_results(measured, out / f"against-{other.resolve().name}.json")
-        found.append((measured, other))
+    return measured, other
+
+
+def _compare_with(
+    found: Sequence[tuple[Results, Path | None]],
+    against: Sequence[Path],
+    mine: Results,
+    clips: Path,
+    out: Path,
+    force: bool,
+    console: Console,
+) -> None:
+    """Shows how these clips differ from each of the others."""
+    from ovikit.commands.metrics import labels_of, show_comparison
+    from ovikit.evaluation.compare_page import Labelled
+
     labels = labels_of([*(one.subject for one, _ in found), mine.subject])
-    labelled = [Labelled(label, *one) for label, one in zip(labels, [*found, (mine, clips)], strict=True)]
-    told = [*(str(other) for other in others), str(clips)]
-    # These clips come last, and each of the others is what they are set against.
-    for label, name in zip(labelled[:-1], told[:-1], strict=True):
-        show_comparison(console, [label, labelled[-1]], [name, told[-1]], out / f"against-{label.label}", force)
+    own = Labelled(labels[-1], mine, clips)
+    for label, (results, folder), name in zip(labels, found, against, strict=False):
+        pair = [Labelled(label, results, folder), own]
+        show_comparison(console, pair, [str(name), str(clips)], out / f"against-{label}", force)
 
 
 def overall_lines(results: Results) -> list[str]:

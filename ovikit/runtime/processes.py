@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
 from functools import cache
@@ -216,6 +217,23 @@ class Processes:
         # After an error, NCCL's end would wait for exchanges that never come; the end of the process does not.
         if self.layout.world > 1 and (kind is None or self.device.type == "cpu"):
             dist.destroy_process_group()
+
+
+@contextmanager
+def connected(device: torch.device) -> Iterator[None]:
+    """Connects the processes that torchrun started, for what is spread over ``torch.distributed``'s default group;
+    each has the GPU of its number where ``device`` is one. Without torchrun this does nothing."""
+    rank, world = _number("RANK", 0), _number("WORLD_SIZE", 1)
+    if world == 1:
+        yield
+        return
+    _own_device(device, _number("LOCAL_RANK", rank))
+    store = dist.PrefixStore(f"ovikit/{next(_starts)}", _meeting_point())
+    dist.init_process_group("gloo", store=store, rank=rank, world_size=world, timeout=FINISH_WITHIN)
+    try:
+        yield
+    finally:
+        dist.destroy_process_group()
 
 
 @cache

@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import re
 import shutil
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import redirect_stderr, redirect_stdout
 from dataclasses import dataclass, replace
@@ -267,6 +269,18 @@ def test_two_results_are_compared_by_item(clips: Path, results: Results, tmp_pat
     assert len(players) >= 4
     assert all((tmp_path / one).is_file() for one in players)
     assert {Path(one).parent.name for one in players} == {"quieter-model", "their-model"}
+
+
+def test_processes_of_torchrun_write_the_file_of_one(clips: Path, results: Results, tmp_path: Path) -> None:
+    home = tmp_path / "their-model"
+    shutil.copytree(clips, home, ignore=shutil.ignore_patterns(".features"))
+    words = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "3", "-m", "ovikit"]
+    told = subprocess.run(
+        [*words, "eval", str(SUITE), "--clips", str(home)], capture_output=True, text=True, timeout=300
+    )
+    assert told.returncode == 0, told.stderr
+    assert told.stdout.count("results:") == 1
+    assert (tmp_path / "results.json").read_text() == (clips.parent / "results.json").read_text()
 
 
 def test_items_are_paired_by_name(clips: Path, results: Results, tmp_path: Path) -> None:
