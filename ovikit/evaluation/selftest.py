@@ -60,10 +60,10 @@ class Response:
         return self.moves == ("down" if spec.direction == "higher" else "up")
 
 
-def made_clips() -> list[Clip]:
+def made_clips(count: int = 3, side: int = 160) -> list[Clip]:
     """Clips with events to see and to hear, for whoever has no others at hand: a square that jumps over a texture, with
     a burst of noise each time."""
-    return [_made(seed) for seed in range(3)]
+    return [_made(seed, side=side) for seed in range(count)]
 
 
 def _made(seed: int, length_s: float = 4.0, rate_hz: int = 24, sound_hz: int = 48000, side: int = 160) -> Clip:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from itertools import pairwise
 from typing import Any
 
 import torch
@@ -16,7 +17,7 @@ from ovikit.extras import require
 from ovikit.generate.media import View
 from ovikit.types import Clip
 
-VERSION = "1"
+VERSION = "2"
 PLAIN = 1e-3
 """Contrast below which a frame shows nothing whose sharpness could be told."""
 
@@ -54,9 +55,9 @@ class PictureSignal:
         if clip.video is None or len(clip.video) == 0:
             return {"why": "no picture"}
         grey = brightness(clip.video)
-        level, contrast = grey.mean(dim=(1, 2)), grey.std(dim=(1, 2), correction=0)
+        # Frame by frame, while it is in the processor's cache.
+        level, contrast, edges = torch.stack([_levels(frame) for frame in grey]).T
         told = contrast >= PLAIN
-        edges = laplacian(grey).std(dim=(1, 2), correction=0)
         return {
             "why": None,
             "brightness": float(level.mean()),
@@ -83,6 +84,11 @@ class PictureSignal:
         }
 
 
+def _levels(frame: Tensor) -> Tensor:
+    """Mean and deviation of a frame's brightness, and the deviation of its Laplacian."""
+    return torch.stack([frame.mean(), frame.std(correction=0), laplacian(frame[None]).std(correction=0)])
+
+
 def laplacian(grey: Tensor) -> Tensor:
     """(frames, height - 2, width - 2) of (frames, height, width), of which each side has three pixels at least; zeros
     of smaller ones."""
@@ -95,7 +101,8 @@ def laplacian(grey: Tensor) -> Tensor:
 def _frozen(grey: Tensor, below: float) -> float | None:
     if len(grey) < 2:
         return None
-    return float(((grey[1:] - grey[:-1]).abs().mean(dim=(1, 2)) < below).double().mean())
+    same = [bool((now - before).abs().mean() < below) for before, now in pairwise(grey)]
+    return sum(same) / len(same)
 
 
 class Motion:

@@ -51,6 +51,14 @@ def test_forward_agrees_with_the_plain_implementation() -> None:
     assert float(row.strip("│").split("│")[-1]) < 1e-10
 
 
+def test_evaluation_is_measured(tmp_path: Path) -> None:
+    run("evaluate.py", "--count", "3", "--side", "96", "--processes", "2", "--out", str(tmp_path / "eval.json"))
+    rows = {row["what"]: row for row in json.loads((tmp_path / "eval.json").read_text())["rows"]}
+    assert list(rows)[1:5] == ["sound-signal", "picture-signal", "motion", "agreement"]
+    assert list(rows)[-1] == "suite, 2 processes, no cache"
+    assert all(row["clips_per_minute"] > 0 for row in rows.values())
+
+
 def test_training_is_measured() -> None:
     lines = run("train.py", "--repeat", "1", "--way", "plain", "--way", "lora").splitlines()
     rows = {line.split()[0]: line.split() for line in lines if line.strip().startswith(("plain", "lora"))}
