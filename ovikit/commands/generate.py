@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -93,6 +94,7 @@ def generate(
     size: ClipSize = None,
     suite: PromptSuite = None,
     prompt_set: PromptSetFolder = None,
+    text_only: Annotated[bool, typer.Option("--text-only", help="Leave out the prompts' first frames.")] = False,
     weights: Weights = None,
     lora: LoraFiles = None,
     checkpoint: Checkpoint = None,
@@ -133,6 +135,8 @@ def generate(
     trained = None if checkpoint is None else _weights_at(source, checkpoint, weights)
     found = find_source(source, changes, weights, trained, scaled_files(lora or ()))
     items = _items(found.recipe, prompt, prompts, suite, image, with_set(None, prompt_set))[:first]
+    if text_only:
+        items = [replace(item, image=None) for item in items]
     with generation_progress(console, lines=True) as shown:
         done = run_generation(
             found,

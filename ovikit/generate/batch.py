@@ -158,14 +158,16 @@ def clip_of(name: str, prompt: str, samples: AV[Tensor], form: ClipSpec) -> Clip
 
 
 def through_codecs(clip: Clip, codecs: AV[Codec], form: ClipSpec) -> Clip:
-    """The clip after its codecs' encoding and decoding: the best that a model over these latents can do. The codecs
-    must be loaded."""
+    """The clip after its codecs' encoding and decoding: the best that a model over these latents can do. Of a clip
+    that lacks a modality, the other one. The codecs must be loaded."""
 
     def again(codec: Codec, samples: Tensor) -> Tensor:
         return codec.decode(codec.encode(samples[None]))[0].float()
 
-    given = AV.of({modality: clip.signal(modality) for modality in codecs.modalities})
-    return replace(clip_of(clip.name, clip.prompt, codecs.zip(given, again), form), truth=clip.truth)
+    there = [modality for modality in codecs.modalities if modality in clip.modalities]
+    given = AV.of({modality: clip.signal(modality) for modality in there})
+    used = AV.of({modality: codecs[modality] for modality in there})
+    return replace(clip_of(clip.name, clip.prompt, used.zip(given, again), form), truth=clip.truth)
 
 
 def _repeated(context: Context, copies: int) -> Context:

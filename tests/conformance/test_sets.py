@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from safetensors.torch import save_file
 from sets_kit import LONG, item, picture, sound_file, verse_bench
 
 from ovikit.checkpoints.assets import Assets
@@ -17,7 +18,10 @@ from ovikit.errors import UserError
 from ovikit.evaluation.results import read_results
 from ovikit.generate.media import write_clip
 from ovikit.generate.prompts import Columns
-from ovikit.recipe.load import load_suite
+from ovikit.layout import LOCK, WEIGHTS
+from ovikit.recipe.build import build_codecs, build_conditioner, build_model
+from ovikit.recipe.load import load_recipe, load_suite
+from ovikit.recipe.lock import write_lock
 from ovikit.testing.clips import beating_clip, noisy_clip
 from ovikit_versebench.sets import KEPT, PromptTable, VerseBench, worded
 
@@ -190,6 +194,40 @@ def test_clips_of_another_model_are_measured_against_a_set(tmp_path, capsys):
     assert results.metrics["av_correlation"].ceiling.scored == 1
     assert {path: path.stat().st_mtime_ns for path in home.rglob("*")} == before
     assert "5 prompts" in (tmp_path / "report.html").read_text()
+
+
+TINY = ROOT / "recipes/tiny/ovi.yaml"
+
+
+@pytest.fixture(scope="module")
+def drawn_run(tmp_path_factory) -> Path:
+    """The folder of a run whose weights were drawn, not trained."""
+    folder = tmp_path_factory.mktemp("run")
+    recipe = load_recipe(TINY, ["sampling.steps=1", "model.video.feed_forward_width=40"])
+    write_lock(recipe, folder / LOCK)
+    model = build_model(recipe, build_codecs(recipe), build_conditioner(recipe))
+    save_file(dict(model.state_dict()), folder / WEIGHTS, {"digest": recipe.digest, "step": "0"})
+    return folder
+
+
+def test_clips_are_made_for_a_set_continued_and_measured(tmp_path, drawn_run):
+    home, suite = verse_bench(tmp_path / "bench"), tmp_path / "suite.yaml"
+    suite.write_text(SUITE.format(sets=ROOT / "evals/sets"))
+    asked = ("generate", str(drawn_run), "--suite", str(suite), "--set", str(home), "--out", str(tmp_path / "clips"))
+    with pytest.raises(SystemExit) as ended:
+        main(list(asked))
+    assert ended.value.code == 2  # this model's codec encodes no single frame, and the set has first frames
+    run(*asked, "--text-only", "--first", "2")
+    times = {path.name: path.stat().st_mtime_ns for path in (tmp_path / "clips").glob("*.mp4")}
+    assert sorted(times) == ["00001.mp4", "00002.mp4"]
+    run(*asked, "--text-only")
+    made = {path.name: path.stat().st_mtime_ns for path in (tmp_path / "clips").glob("*.mp4")}
+    assert len(made) == 5
+    assert all(made[name] == time for name, time in times.items())
+    run("eval", str(suite), "--clips", str(tmp_path / "clips"), "--set", str(home))
+    results = read_results(tmp_path / "results.json")
+    assert (results.recipe.name, results.clips, results.extra_clips) == ("tiny-ovi", 5, ())
+    assert results.metrics["loudness_lufs"].asked == 5
 
 
 def test_a_set_that_is_not_the_published_one_is_told(tmp_path):
