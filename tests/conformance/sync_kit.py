@@ -8,13 +8,13 @@ from pathlib import Path
 
 import pytest
 import torch
+from torch import Tensor, nn
+
+from ovikit.types import Clip
 from ovikit_versebench.sync import lips, offsets
 from ovikit_versebench.sync.s3fd import S3FD
 from ovikit_versebench.sync.synchformer import Synchformer, SynchformerSize
 from ovikit_versebench.sync.syncnet import SyncNet
-from torch import Tensor, nn
-
-from ovikit.types import Clip
 
 SMALL = SynchformerSize(width=16, depth=1, heads=2, image_px=32, sync_depth=1, sync_heads=2)
 small_synchformer = partial(Synchformer, SMALL)

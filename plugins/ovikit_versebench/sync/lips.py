@@ -48,7 +48,9 @@ class LipSync:
             need_asset(assets, config.weights, "MIT", SOURCE),
             need_asset(assets, config.faces, "not stated; trained on WIDER FACE", SOURCE),
         )
-        opencv = need_package("cv2", "Apache-2.0", "https://github.com/opencv/opencv-python", "pip install 'ovikit[eval]'")
+        opencv = need_package(
+            "cv2", "Apache-2.0", "https://github.com/opencv/opencv-python", "pip install 'ovikit[eval]'"
+        )
         self.needs = (*weights, opencv)
         options = (config.rules, config.face_scale, config.least_confidence, config.least_face_px,
                    config.least_track_frames)  # fmt: skip

@@ -17,8 +17,8 @@ class AvOffsetConfig(Config):
     weights: str = Field("synchformer_state_dict.pth", min_length=1)
     """Weights of Synchformer trained on AudioSet: a file in the folder of the assets, or a path."""
     rules: Rules = "fixed"
-    """official: as Verse-Bench's tool, the signed offset, also of a still picture or of silence, from 5 s on. fixed: its
-    magnitude, from 4.8 s on; still pictures and silence are unscored."""
+    """official: as Verse-Bench's tool, the offset with its sign, also of a still picture or of silence; clips of 5 s or
+    more. fixed: its magnitude; still pictures and silence are unscored; clips of 4.8 s or more."""
 
 
 class DesyncConfig(Config):

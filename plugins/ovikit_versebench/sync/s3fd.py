@@ -13,7 +13,7 @@ from collections.abc import Sequence
 import torch
 from einops import rearrange
 from torch import Tensor, nn
-from torch.nn import functional as F  # noqa: N812
+from torch.nn import functional as F
 
 STRIDES = (4, 8, 16, 32, 64, 128)
 ANCHORS = (16, 32, 64, 128, 256, 512)

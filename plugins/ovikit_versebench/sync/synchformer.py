@@ -3,8 +3,8 @@ much the sound is shifted. Names and shapes are those of ``synchformer_state_dic
 
 Read for them: v-iashin/Synchformer (model/sync_model.py and below), and the strict loading of hkchengrex/av-benchmark.
 
-Shape legend: b clips, s segments, t video tokens in time (8 of 16 frames), p patches of a frame (196), f and u places of
-audio patches in frequency (12) and time (6), n tokens, h heads, d width of a head, w width (768).
+Shape legend: b clips, s segments, t video tokens in time (8 of 16 frames), p patches of a frame (196), f and u places
+of audio patches in frequency (12) and time (6), n tokens, h heads, d width of a head, w width (768).
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from dataclasses import dataclass
 import torch
 from einops import rearrange, repeat
 from torch import Tensor, nn
-from torch.nn import functional as F  # noqa: N812
+from torch.nn import functional as F
 
 SEGMENT_FRAMES = 16
 TUBE_FRAMES = 2
@@ -52,7 +52,7 @@ class SynchformerSize:
 class Synchformer(nn.Module):
     """Logits of 21 offsets for 14 segments of 0.64 s, each of which begins in the middle of the one before."""
 
-    def __init__(self, size: SynchformerSize = SynchformerSize()) -> None:  # noqa: B008  a frozen value
+    def __init__(self, size: SynchformerSize = SynchformerSize()) -> None:
         super().__init__()
         self.size = size
         self.vfeat_extractor = VideoEncoder(size)
@@ -134,7 +134,9 @@ class DividedAttention(nn.Module):
         q, k, v = rearrange(self.qkv(x), "b n (three h d) -> three b h n d", three=3, h=self.heads)
         whole = "b h (t p) d"
         first = F.scaled_dot_product_attention(q[:, :, :1], k, v)
-        queries, keys, values = (rearrange(one[:, :, 1:], f"{whole} -> {self.apart}", t=self.moments) for one in (q, k, v))
+        queries, keys, values = (
+            rearrange(one[:, :, 1:], f"{whole} -> {self.apart}", t=self.moments) for one in (q, k, v)
+        )
         groups = len(queries) // len(q)
         shared = [repeat(one[:, :, :1], "b h n d -> (b groups) h n d", groups=groups) for one in (k, v)]
         rest = F.scaled_dot_product_attention(
