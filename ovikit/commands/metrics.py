@@ -29,23 +29,21 @@ def list_metrics() -> None:
 
     console = Console(soft_wrap=True)
     rows: list[tuple[str, ...]] = []
+    told: list[str] = []  # below the table, which has no room for it
     found = {one.name: _judge(one) for one in installed_catalog().of("evaluator").values()}
     for name, judge in found.items():
         if isinstance(judge, str):
-            rows.append(("", name, "", "", "", "", "", "", f"no: {judge}"))
+            rows.append(("", name, "", "", "", "", "no"))
+            told.append(f"{name} does not run here: {judge}")
             continue
         needs = _needs(judge)
-        weights, licences = (", ".join(told) for told in ([one.name for one in needs], [one.licence for one in needs]))
-        lacking = "; ".join(f"{one.name}: {one.missing}" for one in needs if one.missing is not None)
+        told += [f"{name} needs {one.name} ({one.licence}): {one.missing or 'it is here'}" for one in needs]
+        runs = "no" if any(one.missing is not None for one in needs) else "yes"
         for spec in judge.metrics:
-            rows.append(
-                (
-                    spec.name, name, ARROWS[spec.direction], spec.unit, _range(spec), spec.version, weights, licences,
-                    f"no: {lacking}" if lacking else "yes",
-                )
-            )  # fmt: skip
-    columns = ("metric", "evaluator", "better", "unit", "range", "version", "needs", "licence", "runs here")
-    print_table(console, columns, rows)
+            rows.append((spec.name, name, ARROWS[spec.direction], spec.unit, _range(spec), spec.version, runs))
+    print_table(console, ("metric", "evaluator", "better", "unit", "range", "version", "runs here"), rows)
+    for line in told:
+        console.print(line, highlight=False, markup=False)
     for judge in found.values():
         for spec in () if isinstance(judge, str) else judge.metrics:
             console.print(f"{spec.name}: {spec.summary}", highlight=False, markup=False)

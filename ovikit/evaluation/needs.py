@@ -62,7 +62,8 @@ def network(
     UserError naming the file where a tensor is missing, unknown or of another shape.
     """
     state, _ = read_state(path, within)
-    built = make()
+    with torch.random.fork_rng(devices=[]):  # initial weights, none of which is kept, move nobody's generator
+        built = make()
     load_into(built, named(state), str(path))
     return built.to(device()).eval().requires_grad_(False)
 

@@ -37,6 +37,8 @@ MOST_SIDE_PX = 16384
 _BT709 = 1
 """H.273's code of BT.709 for primaries, transfer and matrix."""
 _AAC_FRAME = 1024
+_ROUNDING = 1e-6
+"""Of a frame interval: what time stamps in floating point may be off."""
 
 
 def viewing_scale(height_px: int, width_px: int, least_px: int = LEAST_SIDE_PX) -> int:
@@ -145,14 +147,26 @@ class View:
     longest_px:     frames are averaged down until their longer side is that; None, or smaller frames: as they are
     sample_rate_hz: sound is resampled to it; None: the file's own
     modalities:     what is wanted; the clip lacks the other one, but keeps to the length of the picture
+    shortest_px:    frames are scaled (bicubic), up or down, until their shorter side is that; not with ``longest_px``
+    frame_rate_hz:  frames are repeated or left out until so many are shown in a second, as FFmpeg's filter ``fps``
+                    does; None: the file's own rate
     """
 
     longest_px: int | None = None
     sample_rate_hz: int | None = None
     modalities: tuple[Modality, ...] = MODALITIES
+    shortest_px: int | None = None
+    frame_rate_hz: float | None = None
+
+    def __post_init__(self) -> None:
+        if self.longest_px is not None and self.shortest_px is not None:
+            raise ValueError("a view has a longest or a shortest side, not both")
 
     def size_px(self, height: int, width: int) -> tuple[int, int]:
         """Height and width of the frames of a file."""
+        if self.shortest_px is not None:
+            shorter = min(height, width)
+            return height * self.shortest_px // shorter, width * self.shortest_px // shorter
         if self.longest_px is None or max(height, width) <= self.longest_px:
             return height, width
         scale = self.longest_px / max(height, width)
@@ -161,7 +175,10 @@ class View:
 
 @dataclass(slots=True)
 class _Decoded:
-    """What one pass over a file gathers for a view: frames and sound, each piece with its time in seconds."""
+    """What one pass over a file gathers for a view: frames and sound, each piece with its time in seconds.
+
+    shown_rate_hz: frames a second that are asked for; None: the file's own rate
+    """
 
     frames: list[NDArray[np.uint8]]
     frame_times: list[float]
@@ -169,6 +186,12 @@ class _Decoded:
     sound_times: list[float]
     frame_rate_hz: float
     sample_rate_hz: int
+    shown_rate_hz: float | None = None
+
+    @property
+    def clip_rate_hz(self) -> float:
+        """Frames a second of the clip."""
+        return self.shown_rate_hz or self.frame_rate_hz
 
 
 def read_clip(
@@ -224,10 +247,10 @@ def _clip(path: Path, decoded: _Decoded, size_px: tuple[int, int] | None) -> Cli
     frames = None if not decoded.frames else np.stack([decoded.frames[i] for i in shown])
     video = frames if frames is None or size_px is None else _averaged_down(frames, *size_px)
     start = decoded.frame_times[0] if decoded.frame_times else (decoded.sound_times[0] if decoded.sound_times else 0.0)
-    length = round(len(shown) / decoded.frame_rate_hz * decoded.sample_rate_hz) if len(shown) else None
+    length = round(len(shown) / decoded.clip_rate_hz * decoded.sample_rate_hz) if len(shown) else None
     return Clip(
         path.stem, "", None if video is None else torch.from_numpy(video), _sound(decoded, start, length),
-        decoded.frame_rate_hz, decoded.sample_rate_hz,
+        decoded.clip_rate_hz, decoded.sample_rate_hz,
     )  # fmt: skip
 
 
@@ -244,7 +267,10 @@ def _decode(path: Path, need: Sequence[Modality], views: Sequence[View]) -> list
         if video is not None and not frame_rate:
             raise UserError("its frame rate is not known", str(path))
         own = audio.codec_context.sample_rate if audio else 0
-        found = [_Decoded([], [], [], [], float(frame_rate or 0), view.sample_rate_hz or own) for view in views]
+        found = [
+            _Decoded([], [], [], [], float(frame_rate or 0), view.sample_rate_hz or own, view.frame_rate_hz)
+            for view in views
+        ]
         resamplers = [
             AudioResampler(format="fltp", layout="mono", rate=one.sample_rate_hz)
             if audio and "audio" in view.modalities
@@ -252,7 +278,7 @@ def _decode(path: Path, need: Sequence[Modality], views: Sequence[View]) -> list
             for view, one in zip(views, found, strict=True)
         ]
         for frame in container.decode(*streams):
-            pixels: dict[tuple[int, int], NDArray[np.uint8]] = {}  # views of one size share them
+            pixels: dict[tuple[int, int, Interpolation], NDArray[np.uint8]] = {}  # views of one size share them
             for view, decoded, resampler in zip(views, found, resamplers, strict=True):
                 if isinstance(frame, VideoFrame):
                     _take_frame(decoded, frame, view, pixels)
@@ -270,20 +296,21 @@ def _decode(path: Path, need: Sequence[Modality], views: Sequence[View]) -> list
 
 
 def _take_frame(
-    decoded: _Decoded, frame: VideoFrame, view: View, pixels: dict[tuple[int, int], NDArray[np.uint8]]
+    decoded: _Decoded, frame: VideoFrame, view: View, pixels: dict[tuple[int, int, Interpolation], NDArray[np.uint8]]
 ) -> None:
     # A stream without time stamps is taken to be even.
     even = len(decoded.frame_times) / decoded.frame_rate_hz
     decoded.frame_times.append(even if frame.time is None else frame.time)
     if "video" not in view.modalities:
         return
-    size = view.size_px(frame.height, frame.width)
-    if size not in pixels:
+    height, width = view.size_px(frame.height, frame.width)
+    way = Interpolation.AREA if view.shortest_px is None else Interpolation.BICUBIC
+    if (height, width, way) not in pixels:
         shown = frame
-        if size != (frame.height, frame.width):
-            shown = frame.reformat(width=size[1], height=size[0], format="rgb24", interpolation=Interpolation.AREA)
-        pixels[size] = np.asarray(shown.to_ndarray(format="rgb24"), dtype=np.uint8)
-    decoded.frames.append(pixels[size])
+        if (height, width) != (frame.height, frame.width):
+            shown = frame.reformat(width=width, height=height, format="rgb24", interpolation=way)
+        pixels[height, width, way] = np.asarray(shown.to_ndarray(format="rgb24"), dtype=np.uint8)
+    decoded.frames.append(pixels[height, width, way])
 
 
 def _refuse_truncated(stream: Stream, end_s: float, path: Path) -> None:
@@ -305,11 +332,16 @@ def _take_sound(decoded: _Decoded, frames: Sequence[AudioFrame]) -> None:
 
 
 def _shown(decoded: _Decoded) -> NDArray[np.int64]:
-    """At each multiple of the frame interval, which frame is on show."""
+    """At each multiple of the clip's frame interval, which frame is on show."""
     if not decoded.frame_times:
         return np.zeros(0, dtype=np.int64)
     times = np.asarray(decoded.frame_times) - decoded.frame_times[0]
     count = round(times[-1] * decoded.frame_rate_hz) + 1
+    if decoded.shown_rate_hz is not None:
+        # As FFmpeg's fps filter: a frame goes to the slot nearest to it, half up, and stays until the next one's.
+        rate, end_s = decoded.shown_rate_hz, count / decoded.frame_rate_hz
+        slots = np.floor(times * rate + 0.5 + _ROUNDING)
+        return np.searchsorted(slots, np.arange(max(1, int(end_s * rate + 0.5 + _ROUNDING))), side="right") - 1
     # Half an interval of tolerance: containers round time stamps.
     return np.searchsorted(times, (np.arange(count) + 0.5) / decoded.frame_rate_hz, side="right") - 1
 

@@ -6,12 +6,13 @@ from fractions import Fraction
 from pathlib import Path
 
 import av
+import numpy as np
 import pytest
 import torch
 
 from ovikit.errors import UserError
 from ovikit.files import sha256_of
-from ovikit.generate.media import read_clip, viewing_scale, write_clip
+from ovikit.generate.media import View, read_clip, read_views, viewing_scale, write_clip
 from ovikit.types import Clip
 
 FORMS = [
@@ -156,3 +157,60 @@ def test_a_clip_gives_the_same_file_each_time_whatever_its_size(tmp_path: Path, 
         write_clip(tmp_path / f"{i}.mp4", Clip("x", "p", video, None, 24.0, 16000), scale)
         digests.add(sha256_of(tmp_path / f"{i}.mp4"))
     assert len(digests) == 1
+
+
+def shown_by_ffmpeg(frames: int, rate_fps: Fraction, shown_hz: int) -> list[int]:
+    """Which frame FFmpeg's filter ``fps`` shows in each slot; frames are told apart by their brightness."""
+    graph = av.filter.Graph()
+    source = graph.add_buffer(width=16, height=16, format="gray", time_base=1 / rate_fps)
+    filtered, sink = graph.add("fps", f"fps={shown_hz}"), graph.add("buffersink")
+    source.link_to(filtered)
+    filtered.link_to(sink)
+    graph.configure()
+    found = []
+    for i in [*range(frames), None]:
+        if i is None:
+            source.push(None)
+        else:
+            frame = av.VideoFrame.from_ndarray(np.full((16, 16), i, np.uint8), format="gray")
+            frame.pts, frame.time_base, frame.duration = i, 1 / rate_fps, 1
+            source.push(frame)
+        while True:
+            try:
+                found.append(int(sink.pull().to_ndarray()[0, 0]))
+            except (av.error.BlockingIOError, av.error.EOFError):
+                break
+    return found
+
+
+@pytest.mark.parametrize(
+    ("rate_fps", "frames"),
+    [(Fraction(24), 121), (Fraction(30), 91), (Fraction(24000, 1001), 50), (Fraction(25), 30), (Fraction(10), 7)],
+)
+def test_frames_at_another_rate_are_those_that_ffmpeg_shows(tmp_path, rate_fps, frames):
+    # a frame's number in binary, as black and white columns
+    bits = (torch.arange(frames)[:, None] >> torch.arange(8)) & 1
+    video = (255 * bits).to(torch.uint8).repeat_interleave(16, 1)[:, None, :, None].expand(-1, 32, -1, 3).contiguous()
+    rate = float(rate_fps)
+    write_clip(tmp_path / "a.mp4", Clip("a", "", video, torch.zeros(round(frames / rate * 16000)), rate, 16000))
+    [back] = read_views(tmp_path / "a.mp4", [View(frame_rate_hz=25.0, sample_rate_hz=16000)]).values()
+    shown = ((back.video[:, 16, 8::16, 1] > 127).int() << torch.arange(8)).sum(1).tolist()
+    assert shown == shown_by_ffmpeg(frames, rate_fps, 25)
+    assert back.frame_rate_hz == 25
+    assert len(back.audio) == 640 * len(shown)
+
+
+@pytest.mark.parametrize(("size", "wanted"), [((64, 96), (48, 72)), ((96, 64), (72, 48)), ((16, 20), (48, 60))])
+def test_a_view_may_ask_for_a_shortest_side(tmp_path, size, wanted):
+    """A horizontal ramp stays one; a view of the file's own size beside it is decoded with it."""
+    ramp = torch.linspace(20, 230, size[1]).to(torch.uint8)[None, None, :, None].expand(3, size[0], -1, 3).contiguous()
+    write_clip(tmp_path / "a.mp4", Clip("a", "", ramp, None, 24.0, 16000))
+    small, own = View(shortest_px=48), View()
+    found = read_views(tmp_path / "a.mp4", [small, own])
+    assert tuple(found[small].video.shape[1:3]) == wanted
+    assert tuple(found[own].video.shape[1:3]) == size
+    expected = torch.linspace(20, 230, wanted[1])
+    row = found[small].video[1, wanted[0] // 2, :, 0].float()
+    assert (row - expected)[4:-4].abs().mean() < 4
+    with pytest.raises(ValueError, match="not both"):
+        View(longest_px=4, shortest_px=4)

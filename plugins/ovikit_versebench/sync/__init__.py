@@ -1,0 +1,1 @@
+"""Synchrony of picture and sound by published networks."""
