@@ -12,7 +12,17 @@ from typing import Any
 import av
 
 from ovikit.errors import UserError
-from ovikit.evaluation.protocols import Comparing, Evaluator, Needing, PromptItem, Score, Selecting, Unscored, Viewing
+from ovikit.evaluation.protocols import (
+    Comparing,
+    Costly,
+    Evaluator,
+    Needing,
+    PromptItem,
+    Score,
+    Selecting,
+    Unscored,
+    Viewing,
+)
 from ovikit.files import atomic_write_text, sha256_of
 from ovikit.generate.media import View, read_clip, read_views
 from ovikit.types import AV, Clip, ClipSpec, Modality
@@ -37,6 +47,11 @@ class Measure:
     def view(self) -> View | None:
         """The form in which the evaluator wants clips; None: as the recipe has them."""
         return self.evaluator.view if isinstance(self.evaluator, Viewing) else None
+
+    @property
+    def exchanges(self) -> int | None:
+        """How many exchanges its chance is measured with at most; None: as many as all."""
+        return self.evaluator.exchanges if isinstance(self.evaluator, Costly) else None
 
     @property
     def lacking(self) -> str | None:

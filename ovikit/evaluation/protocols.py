@@ -156,6 +156,14 @@ class Selecting(Protocol):
 
 
 @runtime_checkable
+class Costly(Protocol):
+    """An evaluator whose ``score`` takes long, as a network's that compares picture and sound."""
+
+    exchanges: int
+    """In how many ways clips' sounds are exchanged at most to measure its chance."""
+
+
+@runtime_checkable
 class Comparing(Protocol):
     """An evaluator that also sees the ground truth. It is asked this in place of ``score``."""
 

@@ -212,13 +212,21 @@ def _chance(
 
     A metric that none of this changes reads only the picture: its chance is measured by exchanging pictures.
     """
-    sounds = _scores(bench, measured, truths, [Pairing(order, "audio") for order in orders])
-    pictures = _scores(bench, measured, truths, [Pairing(order, "video") for order in orders])
-    return {
-        name: Chance(pictures[name], "video") if one.scores == value[name].scores else Chance(one, "audio")
-        for name, one in sounds.items()
-        if not value[name].pooled
-    }
+    found: dict[str, Chance] = {}
+    for measure in bench.measures:
+
+        def exchanged(what: Modality, measure: Measure = measure) -> dict[str, Summary]:
+            pairings = [Pairing(order, what) for order in orders[: measure.exchanges]]
+            return _measure_scores(measure, bench.items, measured, truths, pairings)
+
+        names = [spec.name for spec in measure.evaluator.metrics if not value[spec.name].pooled]
+        sounds = exchanged("audio") if names else {}
+        seen = [name for name in names if sounds[name].scores == value[name].scores]
+        pictures = exchanged("video") if seen else {}
+        found |= {
+            name: Chance(pictures[name], "video") if name in seen else Chance(sounds[name], "audio") for name in names
+        }
+    return found
 
 
 def _ceiling(bench: Bench, true: Sequence[ItemFeatures]) -> Mapping[str, Summary]:

@@ -254,6 +254,22 @@ def test_an_evaluator_without_its_weights_is_unscored_and_the_others_go_on(folde
     assert metrics["spread_s"].unscored[0].reason == "weights.pth: it is not here"
 
 
+def test_a_costly_evaluator_is_asked_for_as_few_exchanges_as_it_says(folder):
+    class Slow(Agreement):
+        exchanges = 2
+        asked = 0
+
+        def score(self, video, audio, item):
+            Slow.asked += 1
+            return super().score(video, audio, item)
+
+    measures = (Measure("slow", {}, Slow()),)
+    metric = some_results(folder, measure(folder, replace(bench(), measures=measures))).metrics["agreement"]
+    # Its own clips, their ground truth, and two exchanges of sounds, which change it: pictures are not exchanged.
+    assert Slow.asked == COUNT * (1 + 1 + 2)
+    assert metric.exchanged == "audio"
+
+
 def test_broken_missing_and_foreign_clips_are_unscored_by_name(folder):
     clips = folder / "clips"
     whole = (clips / "00000.mp4").read_bytes()

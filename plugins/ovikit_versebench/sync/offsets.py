@@ -50,6 +50,8 @@ AV_A_SETS = ("set1", "set2")
 class _Synchformer:
     """What both metrics share: the network, and features of single segments."""
 
+    exchanges = 1
+
     def __init__(self, assets: Assets, weights: str, rules: Rules) -> None:
         self._assets, self._weights, self._rules = assets, weights, rules
         self.needs = (
