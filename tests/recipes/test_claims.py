@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
-STEPS = 700
+STEPS = 550
 
 
 def measured(recipe: str, run: Path, truth: Path) -> dict:
