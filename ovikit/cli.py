@@ -17,7 +17,7 @@ from ovikit.errors import UserError
 _log = logging.getLogger("ovikit")
 COMMANDS = (
     "plugins", "new", "recipe", "plan", "data", "train", "validate", "lora", "generate", "cascade", "evaluate",
-    "ablate", "figures", "demo",
+    "study", "ablate", "figures", "demo",
 )  # fmt: skip
 
 
