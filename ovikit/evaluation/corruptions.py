@@ -75,6 +75,12 @@ def _muffled(audio: Tensor, rate_hz: int, most_hz: float) -> Tensor:
     return torch.fft.irfft(spectrum, len(audio)).float()
 
 
+def _backwards(audio: Tensor, rate_hz: int, percent: float) -> Tensor:
+    """The end runs backwards: the same voice, as loud, and none of the words."""
+    kept = len(audio) - round(percent / 100 * len(audio))
+    return torch.cat((audio[:kept], audio[kept:].flip(0)))
+
+
 def _silenced(audio: Tensor, rate_hz: int, percent: float) -> Tensor:
     kept = audio.clone()
     kept[len(audio) - round(percent / 100 * len(audio)) :] = 0
@@ -128,6 +134,7 @@ CORRUPTIONS = (
     Corruption("noise", "dB below the sound", (30, 20, 10, 0), _heard(_noisy), "white noise is added"),
     Corruption("clipping", "dB too loud", (6, 12, 24, 36), _heard(_clipped), "the sound is cut off at full scale"),
     Corruption("muffled", "Hz at most", (8000, 4000, 2000, 1000), _heard(_muffled), "high frequencies are taken away"),
+    Corruption("wrong words", "% of it", (25, 50, 75, 100), _heard(_backwards), "the end of the sound runs backwards"),
     Corruption("silenced", "% of it", (10, 25, 50, 90), _heard(_silenced), "the end is silent"),
     Corruption("frames dropped", "% of them", (10, 25, 50, 75), _seen(_dropped), "frames are shown longer instead"),
     Corruption("frozen", "% of it", (10, 25, 50, 90), _seen(_frozen), "the end is one picture"),

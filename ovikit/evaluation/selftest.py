@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
 from pathlib import Path
 from statistics import fmean
@@ -19,7 +19,7 @@ from ovikit.evaluation.protocols import MetricSpec, PromptItem, Unscored
 from ovikit.evaluation.runner import NO_TRUTH, build_measures
 from ovikit.extras import require
 from ovikit.files import atomic_path, atomic_write_json
-from ovikit.generate.jobs import media_path
+from ovikit.generate.jobs import media_path, read_sidecar
 from ovikit.generate.media import AAC_RATES_HZ, View, read_views, write_clip
 from ovikit.recipe.models import Suite
 from ovikit.types import AV, MODALITIES, Clip
@@ -97,7 +97,10 @@ def read_clips(folder: Path) -> list[Clip]:
     found: list[Clip] = []
     for path in sorted(folder.glob("[!.]*.mp4")):
         try:
-            found.append(read_views(path, (TAKEN,), MODALITIES)[TAKEN])
+            told = (read_sidecar(folder, path.stem) or {}).get("prompt")
+            found.append(
+                replace(read_views(path, (TAKEN,), MODALITIES)[TAKEN], prompt=told if isinstance(told, str) else "")
+            )
         except UserError as error:
             log.warning("%s: %s; it is left out", path.name, error.what)
     if not found:
@@ -130,7 +133,8 @@ def self_test(
         for label, grade, spoilt in _versions(clip, corruptions):
             path = media_path(home / "clips", _name(clip, label, grade))
             write_clip(path, spoilt())
-            scores = _scores(measures, clip_features(path, measures, None, ()))
+            found = clip_features(path, measures, None, ())
+            scores = _scores(measures, found, PromptItem(clip.name, clip.prompt))
             for name, score in scores.items():
                 if label is None:
                     whole[name].append(score)
@@ -178,13 +182,13 @@ def _versions(
     return found
 
 
-def _scores(measures: Sequence[Measure], features: ItemFeatures) -> dict[str, float | None]:
+def _scores(measures: Sequence[Measure], features: ItemFeatures, item: PromptItem) -> dict[str, float | None]:
     found: dict[str, float | None] = {}
     for one in measures:
-        if isinstance(features, Unscored) or one.name not in features:
+        if isinstance(features, Unscored) or one.name not in features or one.leaves_out(item) is not None:
             found |= dict.fromkeys((spec.name for spec in one.evaluator.metrics), None)
             continue
-        scores = one.scores(AV(features, features), NO_TRUTH, PromptItem("0", ""))
+        scores = one.scores(AV(features, features), NO_TRUTH, item)
         found |= {name: score if isinstance(score, float) else None for name, score in scores.items()}
     return found
 

@@ -321,6 +321,7 @@ WANTED = {
     "sound late": {"av_offset_ms": "up", "av_late_ms": "up"},
     "clipping": {"clipped_share": "up", "loudness_lufs": "up"},
     "muffled": {"bandwidth_hz": "down"},
+    "wrong words": {},  # for metrics of speech: tests/conformance/test_speech.py
     "silenced": {"silent_share": "up"},
     "noise": {"loudness_lufs": "up"},
     "frames dropped": {"frozen_share": "up"},

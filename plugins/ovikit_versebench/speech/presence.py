@@ -1,0 +1,56 @@
+"""For how much of the time somebody speaks, by Silero's voice activity detector, which its package carries."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from functools import cached_property
+from typing import Any
+
+import torch
+
+from ovikit.evaluation.protocols import MetricSpec, PromptItem, Unscored
+from ovikit.generate.media import View
+from ovikit.types import Clip
+from ovikit_versebench.speech.packages import carried, home, told
+
+VERSION = "1"
+SOUND_HZ, STEP = 16000, 512
+
+
+class SpeechPresence:
+    """The share of steps of 32 ms in which there is speech."""
+
+    view = View(sample_rate_hz=SOUND_HZ, modalities=("audio",))
+
+    def __init__(self, least: float) -> None:
+        self.needs = (carried("silero_vad", "MIT", "https://pypi.org/project/silero-vad"),)
+        self._least = least
+        self.version = f"{VERSION}/{told('silero-vad')}"
+        self.metrics = (
+            MetricSpec(
+                "speech_share", "neither", "", (0.0, 1.0), f"{self.version}/{least}",
+                f"share of the time in which there is speech, with a probability of {least:g} or more",
+            ),
+        )  # fmt: skip
+
+    @cached_property
+    def _network(self) -> Any:
+        return torch.jit.load(str(home("silero_vad") / "data" / "silero_vad.jit")).eval()
+
+    @torch.inference_mode()
+    def features(self, clip: Clip) -> dict[str, Any]:
+        if clip.audio is None or len(clip.audio) < STEP:
+            return {"why": "no sound" if clip.audio is None or len(clip.audio) == 0 else "it is shorter than 32 ms"}
+        if not bool(torch.isfinite(clip.audio).all()):
+            return {"why": "the sound has NaN or Inf"}
+        self._network.reset_states()
+        whole = clip.audio[: len(clip.audio) // STEP * STEP].view(-1, STEP)
+        return {"why": None, "speech": [round(float(self._network(step, SOUND_HZ)), 4) for step in whole]}
+
+    def score(
+        self, video: Mapping[str, Any], audio: Mapping[str, Any], item: PromptItem
+    ) -> dict[str, float | Unscored]:
+        if audio["why"] is not None:
+            return {"speech_share": Unscored(audio["why"])}
+        steps = audio["speech"]
+        return {"speech_share": sum(one >= self._least for one in steps) / len(steps)}

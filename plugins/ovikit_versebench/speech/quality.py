@@ -1,0 +1,135 @@
+"""How natural speech sounds, as people would grade it from 1 to 5: DNSMOS (P.835 and P.808), by the models that the
+package speechmos carries. Its own code needs librosa; this is the same computation without it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from functools import cache, cached_property
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from ovikit.data.mel import hertz_to_mel, mel_to_hertz
+from ovikit.evaluation.protocols import MetricSpec, PromptItem, Unscored
+from ovikit.extras import require
+from ovikit.generate.media import View
+from ovikit.types import Clip
+from ovikit_versebench.speech.packages import carried, home, runtime, told
+
+VERSION = "1"
+SOUND_HZ = 16000
+WINDOW = 144_160
+"""Samples that are graded at once: 9.01 s. A shorter sound is repeated, a longer one graded second by second."""
+QUIETEST = 1e-3
+FRAME, HOP, BANDS = 321, 160, 120
+GRADES = ("sig", "bak", "ovrl")
+CURVES: dict[str, tuple[float, ...]] = {
+    "sig": (-0.08397278, 1.22083953, 0.0052439),
+    "bak": (-0.13166888, 1.60915514, -0.39604546),
+    "ovrl": (-0.06766283, 1.11546468, 0.04602535),
+}
+"""Polynomials, highest power first, that bring the network's grades to people's."""
+
+
+class SpeechQuality:
+    """Grades of the sound by itself; of items in which somebody speaks, where the set tells."""
+
+    view = View(sample_rate_hz=SOUND_HZ, modalities=("audio",))
+
+    def __init__(self) -> None:
+        self.needs = (
+            carried("speechmos", "MIT", "https://pypi.org/project/speechmos"),
+            runtime("onnxruntime", "MIT", "https://onnxruntime.ai"),
+        )
+        self.version = f"{VERSION}/{told('speechmos')}"
+        words = {
+            "dnsmos_p808": "overall quality (ITU-T P.808)", "dnsmos_ovrl": "overall quality (P.835)",
+            "dnsmos_sig": "the voice (P.835)", "dnsmos_bak": "absence of background noise (P.835)",
+        }  # fmt: skip
+        self.metrics = tuple(
+            MetricSpec(name, "higher", "MOS", (0.0, 6.0), self.version, f"predicted opinion of {what}, from 1 to 5")
+            for name, what in words.items()
+        )
+
+    @cached_property
+    def _networks(self) -> tuple[Any, Any]:
+        onnx = require("onnxruntime", extra="eval")
+        onnx.disable_telemetry_events()
+        options = onnx.SessionOptions()
+        options.intra_op_num_threads = 1
+        place = home("speechmos") / "dnsmos_models"
+        return tuple(
+            onnx.InferenceSession(str(place / name), options, providers=["CPUExecutionProvider"])
+            for name in ("sig_bak_ovr.onnx", "model_v8.onnx")
+        )  # type: ignore[return-value]
+
+    def leaves_out(self, item: PromptItem) -> str | None:
+        return "nobody speaks in its prompt" if "speech" in item.truth and not item.truth["speech"] else None
+
+    def features(self, clip: Clip) -> dict[str, Any]:
+        if clip.audio is None or clip.audio.numel() == 0:
+            return {"why": "no sound"}
+        if not bool(torch.isfinite(clip.audio).all()):
+            return {"why": "the sound has NaN or Inf"}
+        if float(clip.audio.abs().max()) < QUIETEST:
+            return {"why": "the sound is silent"}
+        found = self.grades(clip.audio.clamp(-1, 1).numpy())
+        return {"why": None, **{name: round(value, 6) for name, value in found.items()}}
+
+    def grades(self, sound: NDArray[np.float32]) -> dict[str, float]:
+        """The four grades of (samples,) at 16 kHz, means over windows that start a second apart."""
+        while len(sound) < WINDOW:
+            sound = np.concatenate((sound, sound))
+        rows: list[list[float]] = []
+        for start in range(0, int(len(sound) / SOUND_HZ - WINDOW / SOUND_HZ) * SOUND_HZ + 1, SOUND_HZ):
+            piece = sound[start : start + WINDOW]
+            if len(piece) < WINDOW:
+                break
+            primary, p808 = self._networks
+            raw = primary.run(None, {"input_1": piece[None].astype(np.float32)})[0][0]
+            spectrum = decibels(torch.from_numpy(piece[:-HOP].copy())).numpy()
+            overall = float(p808.run(None, {"input_1": spectrum[None].astype(np.float32)})[0][0][0])
+            rows.append(
+                [overall, *(float(np.polyval(CURVES[name], one)) for name, one in zip(GRADES, raw, strict=True))]
+            )
+        p808_mean, sig, bak, ovrl = np.mean(rows, axis=0)
+        return {
+            "dnsmos_p808": float(p808_mean),
+            "dnsmos_ovrl": float(ovrl),
+            "dnsmos_sig": float(sig),
+            "dnsmos_bak": float(bak),
+        }
+
+    def score(
+        self, video: Mapping[str, Any], audio: Mapping[str, Any], item: PromptItem
+    ) -> dict[str, float | Unscored]:
+        if audio["why"] is not None:
+            return {metric.name: Unscored(audio["why"]) for metric in self.metrics}
+        return {metric.name: audio[metric.name] for metric in self.metrics}
+
+
+@cache
+def _filterbank() -> Tensor:
+    """(BANDS, FRAME // 2 + 1) triangles of Slaney's scale, each of area 2 Hz / Hz."""
+    frequencies = torch.linspace(0, SOUND_HZ / 2, FRAME // 2 + 1, dtype=torch.float64) * (FRAME - 1) / FRAME
+    top = hertz_to_mel(torch.tensor(SOUND_HZ / 2, dtype=torch.float64))
+    edges = mel_to_hertz(torch.linspace(0.0, float(top), BANDS + 2, dtype=torch.float64))
+    width = edges.diff()
+    rising = (frequencies[None] - edges[:-2, None]) / width[:-1, None]
+    falling = (edges[2:, None] - frequencies[None]) / width[1:, None]
+    return torch.minimum(rising, falling).clamp(min=0) * (2 / (edges[2:] - edges[:-2]))[:, None]
+
+
+def decibels(sound: Tensor) -> Tensor:
+    """(frames, BANDS) of the mel power below its peak, in 40 dB, from 1 at the peak to -1."""
+    window = torch.hann_window(FRAME, dtype=torch.float64)
+    spectrum = torch.stft(
+        sound.double(), FRAME, HOP, window=window, center=True, pad_mode="constant", return_complex=True
+    ).abs().square()  # fmt: skip
+    power = _filterbank() @ spectrum
+    level = 10 * power.clamp(min=1e-10).log10()
+    below = level - 10 * torch.log10(power.max().clamp(min=1e-10))
+    return ((below.clamp(min=float(below.max()) - 80) + 40) / 40).T

@@ -1,0 +1,222 @@
+"""Metrics by models that packages carry: rules by hand, real speech, known transformations of it."""
+
+from __future__ import annotations
+
+import wave
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from ovikit.evaluation.corruptions import CORRUPTIONS
+from ovikit.evaluation.protocols import PromptItem, Unscored
+from ovikit.testing.clips import CLIP, noisy_clip, silent_clip
+from ovikit.types import Clip
+from ovikit_versebench.speech.faces import Faces, anchors
+from ovikit_versebench.speech.packages import home
+from ovikit_versebench.speech.presence import SpeechPresence
+from ovikit_versebench.speech.quality import SpeechQuality, decibels
+from ovikit_versebench.speech.recognition import SpeechRecognition, speech_of
+from ovikit_versebench.speech.text import characters, cpcer, error_rate, spoken_in, units
+
+SAID = "Ever tried. Ever failed. No matter. Try again. Fail again. Fail better."
+NAMES = ("dnsmos_p808", "dnsmos_ovrl", "dnsmos_sig", "dnsmos_bak")
+BECKETT = (3.9253168, 3.3610252, 3.6405388, 4.1204844)
+SHORT = (3.0780025, 2.7184173, 3.1008675, 3.7548217)
+"""Of the first two seconds."""
+WORDS = PromptItem("0", "", {"speech": SAID})
+
+
+@pytest.fixture(scope="module")
+def spoken() -> Clip:
+    """Ten seconds of read speech, which the recogniser's package carries."""
+    pytest.importorskip("moonshine_voice")
+    with wave.open(str(home("moonshine_voice") / "assets" / "beckett.wav")) as file:
+        samples = np.frombuffer(file.readframes(file.getnframes()), dtype="<i2").astype(np.float32) / 32768
+        return Clip("beckett", "", None, torch.from_numpy(samples), 0.0, file.getframerate())
+
+
+def spoilt(clip: Clip, name: str, grade: float) -> Clip:
+    return next(one for one in CORRUPTIONS if one.name == name)(clip, grade)
+
+
+def score(judge: Any, clip: Clip, item: PromptItem = WORDS) -> dict[str, float | Unscored]:
+    found = judge.features(clip)
+    return judge.score(found, found, item)
+
+
+@pytest.mark.parametrize(
+    ("text", "found"),
+    [
+        ("Hello, World! It's 5 o'clock.", ["hello", "world", "it's", "5", "o'clock"]),
+        ("“Don’t” – she said 'no'", ["don't", "she", "said", "no"]),
+        ("你好，世界！", ["你", "好", "世", "界"]),
+        ("こんにちは OK", [*"こんにちはok"]),
+        ("I say 你好 to all of you there", ["i", "say", "你好", "to", "all", "of", "you", "there"]),
+        ("ＦＵＬＬ width", ["full", "width"]),
+        ("?!", []),
+    ],
+)  # fmt: skip
+def test_what_is_counted_of_a_text(text, found):
+    assert units(text) == found
+
+
+def test_error_rates_by_hand():
+    assert error_rate(["the", "cat", "sat"], ["the", "cat", "sat"]) == 0
+    assert error_rate(["the", "dog", "sat"], ["the", "cat", "sat"]) == pytest.approx(1 / 3)
+    assert error_rate([], ["the", "cat", "sat"]) == 1
+    assert error_rate(["a", "b", "c", "d", "e", "f"], ["x"]) == 6  # it may exceed 1
+    assert error_rate(units("你好世间"), units("你好世界")) == 0.25
+
+
+def test_speakers_are_matched_in_the_best_way():
+    assert characters("Good-bye, Ada!") == [*"goodbyeada"]
+    assert cpcer(["good evening", "hello"], ["Hello.", "Good evening!"]) == 0
+    # One voice was heard where there are two: "hello" is too much of the longer turn, and missing of the other.
+    assert cpcer(["hello good evening"], ["hello", "good evening"]) == pytest.approx((5 + 5) / 16)
+    # One speaker was not heard at all: all that is theirs is missing.
+    assert cpcer(["good evening"], ["hello", "good evening"]) == pytest.approx(5 / 16)
+    # One more was heard: all that is theirs is too much.
+    assert cpcer(["hello", "good evening"], ["hello"]) == pytest.approx(11 / 5)
+
+
+def test_what_is_to_be_said_is_the_sets_or_the_prompts():
+    assert speech_of(WORDS) == SAID
+    tagged = PromptItem("0", "A man says <S>Hi there.<E> and a woman <S> Hello.<E> <AUDCAP>rain<ENDAUDCAP>")
+    assert speech_of(tagged) == "Hi there. Hello."
+    assert spoken_in("nobody") == ""
+    judge = SpeechRecognition("fixed")
+    assert judge.leaves_out(tagged) is None
+    assert judge.leaves_out(PromptItem("0", "<S>Hi<E>", {"speech": ""})) == "nobody speaks in its prompt"
+
+
+def test_read_speech_is_recognised_and_rules_differ_in_what_they_count(spoken):
+    fixed, official = SpeechRecognition("fixed"), SpeechRecognition("official")
+    heard = fixed.features(spoken)
+    plain = PromptItem("0", "", {"speech": SAID.lower().replace(".", "")})
+    # Two words of twelve are heard wrong; written without capitals and full stops, the official rules count all.
+    assert fixed.score(heard, heard, WORDS)["wer"] == pytest.approx(2 / 12)
+    assert fixed.score(heard, heard, plain)["wer"] == pytest.approx(2 / 12)
+    assert official.score(heard, heard, WORDS)["wer"] == pytest.approx(2 / 12)
+    assert official.score(heard, heard, plain)["wer"] == 1.0
+    assert fixed.score(heard, heard, WORDS)["cpcer"] < 0.1
+    assert fixed.version == official.version  # one transcript serves both
+    assert fixed.metrics[0].version != official.metrics[0].version
+
+
+def test_wrong_words_and_wrong_speech_are_errors(spoken):
+    judge = SpeechRecognition("fixed")
+    rates = [score(judge, spoilt(spoken, "wrong words", grade))["wer"] for grade in (0, 50, 100)]
+    assert rates[0] < 0.2 < rates[1] < rates[2]
+    assert score(judge, spoken, PromptItem("0", "", {"speech": "It was the best of times."}))["wer"] > 0.9
+
+
+def test_dnsmos_is_that_of_speechmos(spoken):
+    """Recorded from speechmos 0.0.1.1 with librosa 0.11.0."""
+    pytest.importorskip("onnxruntime")
+    judge = SpeechQuality()
+    assert spoken.audio is not None
+    for samples, wanted in ((spoken.audio, BECKETT), (spoken.audio[:32000], SHORT)):
+        found = judge.grades(samples.numpy())
+        assert [found[name] for name in NAMES] == pytest.approx(wanted, abs=1e-4)
+
+
+def test_noise_and_clipping_sound_worse(spoken):
+    pytest.importorskip("onnxruntime")
+    judge = SpeechQuality()
+    for name, grades in (("noise", (20, 0)), ("clipping", (12, 36))):
+        found = [score(judge, spoken), *(score(judge, spoilt(spoken, name, grade)) for grade in grades)]
+        ovrl = [one["dnsmos_ovrl"] for one in found]
+        assert ovrl == sorted(ovrl, reverse=True), name
+
+
+def test_the_spectrum_peaks_at_one_and_ends_80_decibels_below():
+    tone = torch.sin(2 * torch.pi * 1000 * torch.arange(16000) / 16000)
+    found = decibels(tone)
+    assert found.shape == (101, 120)
+    assert float(found.max()) == pytest.approx(1)
+    assert float(found.min()) >= -1
+    assert 36 < int(found[50].argmax()) < 43  # a third of the way on the mel scale
+
+
+def test_speech_is_told_from_what_is_none(spoken):
+    pytest.importorskip("silero_vad")
+    judge = SpeechPresence(0.5)
+    share = score(judge, spoken)["speech_share"]
+    assert 0.3 < share < 0.9
+    assert score(judge, noisy_clip(CLIP))["speech_share"] < 0.1
+    assert score(judge, silent_clip(CLIP))["speech_share"] == 0.0
+    half = score(judge, spoilt(spoken, "silenced", 50))["speech_share"]
+    assert half == pytest.approx(share / 2, abs=0.15)
+
+
+def face(height: int = 240, width: int = 320, x: float = 0.5, y: float = 0.5, size: float = 0.4) -> np.ndarray:
+    """A drawn face: skin, eyes, brows, a nose and a mouth."""
+    cv2 = pytest.importorskip("cv2")
+    picture = np.full((height, width, 3), (90, 110, 130), dtype=np.uint8)
+    middle, r = np.array([x * width, y * height]), size * height / 2
+
+    def at(dx: float, dy: float) -> tuple[int, int]:
+        return int(middle[0] + dx * r), int(middle[1] + dy * r)
+
+    cv2.ellipse(picture, at(0, 0), (int(0.75 * r), int(r)), 0, 0, 360, (224, 180, 150), -1)
+    cv2.ellipse(picture, at(0, -0.75), (int(0.78 * r), int(0.4 * r)), 0, 180, 360, (60, 40, 30), -1)
+    for side in (-1, 1):
+        cv2.ellipse(picture, at(0.3 * side, -0.15), (int(0.14 * r), int(0.08 * r)), 0, 0, 360, (250, 250, 250), -1)
+        cv2.circle(picture, at(0.3 * side, -0.15), max(1, int(0.07 * r)), (40, 30, 20), -1)
+        cv2.line(
+            picture, at(0.3 * side - 0.17, -0.33), at(0.3 * side + 0.17, -0.33), (70, 50, 40), max(1, int(0.05 * r))
+        )
+    cv2.line(picture, at(0, -0.1), at(-0.06, 0.2), (190, 140, 115), max(1, int(0.05 * r)))
+    cv2.ellipse(picture, at(0, 0.45), (int(0.28 * r), int(0.1 * r)), 0, 0, 360, (170, 70, 70), -1)
+    return picture
+
+
+def film(frames: list[np.ndarray], rate_hz: float = 5.0) -> Clip:
+    return Clip("film", "", torch.from_numpy(np.stack(frames)), None, rate_hz, 0)
+
+
+def test_a_face_is_found_where_it_is_and_as_large_as_it_is():
+    pytest.importorskip("ai_edge_litert")
+    judge = Faces(0.2, 0.5)
+    for x, y, size in ((0.5, 0.5, 0.5), (0.3, 0.6, 0.4), (0.7, 0.4, 0.6)):
+        left, top, width, height = judge.features(film([face(x=x, y=y, size=size)]))["faces"][0]
+        assert left + width / 2 == pytest.approx(x, abs=0.05)
+        assert top + height / 2 == pytest.approx(y, abs=0.12)
+        assert height == pytest.approx(0.75 * size, rel=0.35)
+
+
+def test_moving_and_missing_faces_by_hand():
+    pytest.importorskip("ai_edge_litert")
+    judge = Faces(0.2, 0.5)
+    none = np.full((240, 320, 3), 90, dtype=np.uint8)
+    moving = [face(x=0.3 + 0.04 * k, size=0.5) for k in range(6)]
+    found = score(judge, film([*moving, none, none]))
+    assert found["face_share"] == 6 / 8
+    # 0.04 picture widths of 4 / 3 heights in each fifth of a second.
+    assert found["face_speed"] == pytest.approx(0.04 * 4 / 3 * 5, rel=0.25)
+    empty = score(judge, film([none, none]))
+    assert empty["face_share"] == 0.0
+    assert empty["face_height"] == Unscored("no frame shows a face")
+
+
+def test_anchors_are_the_networks():
+    found = anchors()
+    assert found.shape == (896, 2)
+    assert found[0].tolist() == [1 / 32, 1 / 32]
+    assert found[2].tolist() == [3 / 32, 1 / 32]
+    assert found[512].tolist() == [1 / 16, 1 / 16]
+
+
+def test_packages_that_are_missing_are_told(monkeypatch):
+    monkeypatch.setattr("ovikit.evaluation.needs.find_spec", lambda name: None)
+    for judge in (SpeechRecognition("fixed"), SpeechQuality(), SpeechPresence(0.5), Faces(0.2, 0.5)):
+        assert all("it is not installed: pip install" in (one.missing or "") for one in judge.needs)
+
+
+def test_short_and_broken_sounds_have_reasons():
+    short = replace(silent_clip(CLIP), audio=torch.full((100,), 0.5))
+    for judge in (SpeechRecognition("fixed"), SpeechPresence(0.5)):
+        assert all(isinstance(one, Unscored) for one in score(judge, short).values())
