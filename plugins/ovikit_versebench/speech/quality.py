@@ -4,7 +4,7 @@ package speechmos carries. Its own code needs librosa; this is the same computat
 from __future__ import annotations
 
 from collections.abc import Mapping
-from functools import cache, cached_property
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -54,18 +54,6 @@ class SpeechQuality:
             for name, what in words.items()
         )
 
-    @cached_property
-    def _networks(self) -> tuple[Any, Any]:
-        onnx = require("onnxruntime", extra="eval")
-        onnx.disable_telemetry_events()
-        options = onnx.SessionOptions()
-        options.intra_op_num_threads = 1
-        place = home("speechmos") / "dnsmos_models"
-        return tuple(
-            onnx.InferenceSession(str(place / name), options, providers=["CPUExecutionProvider"])
-            for name in ("sig_bak_ovr.onnx", "model_v8.onnx")
-        )  # type: ignore[return-value]
-
     def leaves_out(self, item: PromptItem) -> str | None:
         return "nobody speaks in its prompt" if "speech" in item.truth and not item.truth["speech"] else None
 
@@ -88,7 +76,7 @@ class SpeechQuality:
             piece = sound[start : start + WINDOW]
             if len(piece) < WINDOW:
                 break
-            primary, p808 = self._networks
+            primary, p808 = _networks()
             raw = primary.run(None, {"input_1": piece[None].astype(np.float32)})[0][0]
             spectrum = decibels(torch.from_numpy(piece[:-HOP].copy())).numpy()
             overall = float(p808.run(None, {"input_1": spectrum[None].astype(np.float32)})[0][0][0])
@@ -109,6 +97,21 @@ class SpeechQuality:
         if audio["why"] is not None:
             return {metric.name: Unscored(audio["why"]) for metric in self.metrics}
         return {metric.name: audio[metric.name] for metric in self.metrics}
+
+
+@cache
+def _networks() -> tuple[Any, Any]:
+    """Of P.835 and of P.808, once in a process: reading them takes as long as grading with them."""
+    onnx = require("onnxruntime", extra="eval")
+    onnx.disable_telemetry_events()
+    options = onnx.SessionOptions()
+    options.intra_op_num_threads = 1
+    place = home("speechmos") / "dnsmos_models"
+    first, second = (
+        onnx.InferenceSession(str(place / name), options, providers=["CPUExecutionProvider"])
+        for name in ("sig_bak_ovr.onnx", "model_v8.onnx")
+    )
+    return first, second
 
 
 @cache
