@@ -20,6 +20,7 @@ from ovikit_versebench.options import (
     VerseBenchConfig,
     VerseBenchOverallConfig,
 )
+from ovikit_versebench.seeing.components import COMPONENTS as SEEING
 from ovikit_versebench.speech.components import COMPONENTS as SPEECH
 from ovikit_versebench.sync.components import COMPONENTS as SYNC
 
@@ -103,6 +104,7 @@ def ovikit_register_evaluators() -> Sequence[Component]:
         Component("picture-signal", PictureSignalConfig, _picture, "brightness, sharpness, flicker, frozen, black"),
         Component("motion", MotionConfig, _motion, "how fast the picture's content moves, by optical flow"),
         Component("agreement", AgreementConfig, _agreement, "do picture and sound change at the same moments"),
+        *SEEING,
         *SPEECH,
         *SYNC,
     )

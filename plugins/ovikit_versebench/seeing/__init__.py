@@ -1,0 +1,1 @@
+"""What is seen, by published networks whose weights the user names."""

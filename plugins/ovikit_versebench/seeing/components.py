@@ -1,0 +1,24 @@
+"""The evaluators that see with published networks, as the plugin registers them. Torch-free until one is built."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from ovikit.kernel.component import Component
+from ovikit_versebench.seeing.options import IdentityConfig
+
+if TYPE_CHECKING:
+    from ovikit.checkpoints.assets import Assets
+    from ovikit.evaluation.protocols import Evaluator
+    from ovikit.types import ClipSpec
+
+
+def _identity(config: IdentityConfig, *, clip: ClipSpec | None, assets: Assets) -> Evaluator:
+    from ovikit_versebench.seeing.identity import Identity
+
+    return Identity(assets, config.weights, config.rules, config.every_s)
+
+
+COMPONENTS = (
+    Component("identity", IdentityConfig, _identity, "ID: do frames stay like the reference picture, by DINOv3"),
+)

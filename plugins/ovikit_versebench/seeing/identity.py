@@ -1,0 +1,135 @@
+"""Whether the frames of a clip show what its reference picture does: cosines of DINOv3's features.
+
+The published tool takes the token with index -2, which is a patch in the lower right of the picture; rules ``fixed``
+take the class token, which is of all of it. The network and what its pictures are brought to are those of the folder
+of weights, in the layout that transformers reads.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+from safetensors import SafetensorError
+from torch import Tensor
+
+from ovikit.checkpoints.assets import Assets
+from ovikit.errors import UserError, listed
+from ovikit.evaluation.needs import device, digest_of, need_asset
+from ovikit.evaluation.protocols import MetricSpec, PromptItem, Unscored
+from ovikit.extras import require
+from ovikit.generate.image import read_image
+from ovikit.generate.media import View
+from ovikit.types import Clip
+from ovikit_versebench.seeing.options import Rules
+
+VERSION = "1"
+AT_ONCE = 8
+PREPROCESSOR = "preprocessor_config.json"
+KINDS = ("missing_keys", "unexpected_keys", "mismatched_keys")
+
+
+class Identity:
+    """``id``: the mean cosine of a clip's frames with its reference picture."""
+
+    view = View(longest_px=1024, modalities=("video",))
+
+    def __init__(self, assets: Assets, weights: str, rules: Rules, every_s: float) -> None:
+        self._assets, self._weights, self._rules, self._every_s = assets, weights, rules, every_s
+        self.needs = (
+            need_asset(
+                assets, weights, "DINOv3 License (Meta)",
+                "https://huggingface.co/facebook/dinov3-vitl16-pretrain-lvd1689m",
+            ),
+        )  # fmt: skip
+        self.version = f"{VERSION}/{rules}/{every_s}/{digest_of(assets, *self.needs)}"
+        token = "class token" if rules == "fixed" else "a patch's token, as the tool has it"
+        self.metrics = (
+            MetricSpec(
+                "id", "higher", "", (-1.0, 1.0), self.version,
+                f"cosine of the frames with the reference picture (DINOv3, {token})",
+            ),
+        )  # fmt: skip
+        self._pictures: dict[Path, Tensor] = {}
+
+    @cached_property
+    def _folder(self) -> Path:
+        return self._assets.path(self._weights)
+
+    @cached_property
+    def _network(self) -> Any:
+        transformers = require("transformers", extra="ovi")
+        state = torch.get_rng_state()  # transformers draws weights before it reads them
+        try:
+            found, told = transformers.AutoModel.from_pretrained(
+                self._folder, local_files_only=True, dtype=torch.float32, output_loading_info=True
+            )
+        except (OSError, ValueError, RuntimeError, SafetensorError) as error:
+            raise UserError(f"no network can be read: {str(error).splitlines()[0]}", str(self._folder)) from error
+        finally:
+            torch.set_rng_state(state)
+        # What a file lacks is otherwise drawn at random, with a warning.
+        wrong = [
+            f"{kind.replace('_', ' ')}: {listed(sorted(map(str, told[kind])))}" for kind in KINDS if told.get(kind)
+        ]
+        if wrong:
+            raise UserError(f"these weights are not of this network; {'; '.join(wrong)}", str(self._folder))
+        return found.to(device()).eval().requires_grad_(False)
+
+    @cached_property
+    def _form(self) -> tuple[int, Tensor, Tensor]:
+        """The side of pictures, and mean and deviation of their colours, in [0, 1]."""
+        path = self._folder / PREPROCESSOR
+        try:
+            told = json.loads(path.read_text(encoding="utf-8"))
+            side = told["size"]["height"]
+            return int(side), torch.tensor(told["image_mean"]), torch.tensor(told["image_std"])
+        except FileNotFoundError:
+            raise UserError(f"there is no {PREPROCESSOR} among these weights", str(self._folder)) from None
+        except (json.JSONDecodeError, KeyError, TypeError, ValueError) as error:
+            raise UserError("it does not say size, image_mean and image_std", str(path)) from error
+
+    @torch.inference_mode()
+    def _see(self, pictures: list[np.ndarray]) -> Tensor:
+        """(n, width) of unit length, of pictures uint8 (height, width, 3)."""
+        side, mean, std = self._form
+        index = 0 if self._rules == "fixed" else -2
+        found: list[Tensor] = []
+        for start in range(0, len(pictures), AT_ONCE):
+            small = [
+                np.asarray(Image.fromarray(one).resize((side, side), Image.Resampling.BILINEAR))
+                for one in pictures[start : start + AT_ONCE]
+            ]
+            pixels = (torch.from_numpy(np.stack(small)).float() / 255 - mean) / std
+            hidden = self._network(pixel_values=pixels.permute(0, 3, 1, 2).to(device())).last_hidden_state
+            found.append(torch.nn.functional.normalize(hidden[:, index], dim=-1).cpu())
+        return torch.cat(found)
+
+    def leaves_out(self, item: PromptItem) -> str | None:
+        return None if item.image is not None else "it has no reference picture"
+
+    def features(self, clip: Clip) -> dict[str, Any]:
+        """The mean of the frames' directions: its product with the picture's is the mean of their cosines."""
+        if clip.video is None or len(clip.video) == 0:
+            return {"why": "no picture"}
+        step = max(1, round(self._every_s * clip.frame_rate_hz)) if self._rules == "fixed" else 1
+        mean = self._see(list(clip.video[::step].numpy())).mean(dim=0)
+        return {"why": None, "direction": [round(float(x), 7) for x in mean]}
+
+    def score(
+        self, video: Mapping[str, Any], audio: Mapping[str, Any], item: PromptItem
+    ) -> dict[str, float | Unscored]:
+        if video["why"] is not None:
+            return {"id": Unscored(video["why"])}
+        if item.image is None:
+            return {"id": Unscored("it has no reference picture")}
+        if item.image not in self._pictures:
+            self._pictures[item.image] = self._see([read_image(item.image).pixels.numpy()])[0]
+        cosine = float(torch.tensor(video["direction"]) @ self._pictures[item.image])
+        return {"id": max(-1.0, min(1.0, cosine))}
