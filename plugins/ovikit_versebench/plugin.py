@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 from ovikit.kernel.component import Component
 from ovikit.kernel.hookspecs import hookimpl
+from ovikit_versebench.listening.components import COMPONENTS as LISTENING
 from ovikit_versebench.options import (
     AgreementConfig,
     MotionConfig,
@@ -105,4 +106,5 @@ def ovikit_register_evaluators() -> Sequence[Component]:
         Component("agreement", AgreementConfig, _agreement, "do picture and sound change at the same moments"),
         *SPEECH,
         *SYNC,
+        *LISTENING,
     )
