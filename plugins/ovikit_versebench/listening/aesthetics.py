@@ -141,11 +141,9 @@ def _told(path: Path) -> Mapping[str, Any]:
     try:
         found = torch.load(path, map_location="cpu", weights_only=True)
         return {**found["model_cfg"], "target_transform": found["target_transform"]}
-    except Exception as error:
-        hint = "take model.safetensors and config.json in its place"
-        raise UserError(
-            "this is no checkpoint of AudioBox Aesthetics that can be read safely", str(path), hint
-        ) from error
+    except Exception as error:  # of a file that is damaged or something else, torch raises anything
+        what = "this is no checkpoint of AudioBox Aesthetics that can be read without running code"
+        raise UserError(what, str(path), "take model.safetensors and config.json in its place") from error
 
 
 def _size(told: Mapping[str, Any], where: str) -> AestheticsSize:

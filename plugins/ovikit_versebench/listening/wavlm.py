@@ -1,8 +1,8 @@
 """AudioBox Aesthetics (Tjandra et al. 2025): WavLM-base (Chen et al. 2022) and four heads, by the published names.
 
 Read for it: model/aes.py, model/wavlm.py and infer.py of facebookresearch/audiobox-aesthetics 0.0.4. Compared with that
-package and with transformers' WavLM at random weights, padding included: see
-tests/conformance/test_listening_networks.py.
+package at full size and random weights, of whole and of padded windows: the same names, marks to 2e-6. WavLM is held to
+transformers' in tests/conformance/test_listening_networks.py.
 
 Shape legend: b windows, n samples, t frames, w width, h heads.
 """
