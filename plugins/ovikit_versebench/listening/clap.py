@@ -33,7 +33,7 @@ from ovikit.types import Clip
 from ovikit_versebench.listening.options import Rules
 from ovikit_versebench.listening.sounds import QUIETEST, at_peak, padded, plain, why_unheard
 from ovikit_versebench.listening.spectra import decibels, htk_filters, slaney_filters
-from ovikit_versebench.listening.tagging import NO_TRUTH, known_truth, set_distance
+from ovikit_versebench.listening.tagging import NO_TRUTH, known_truth, of_another_set, set_distance
 
 VERSION = "1"
 RATE_HZ = 48000
@@ -42,8 +42,8 @@ LEVELS = 32767.0
 TOKENS = 77
 CS_SETS = ("set1", "set2")
 FILES = ("model.safetensors", "model.safetensors.index.json", "pytorch_model.bin")
-NOT_WEIGHTS = ("position_ids", "token_type_ids", "relative_position_index")
-"""Counters that older files hold beside the weights."""
+COUNTERS = ("position_ids", "token_type_ids", "relative_position_index")
+"""What follows from the network's sizes, and is in some versions' files and not in others'."""
 ONE_CLIP = (
     "the tool's FD is that of one clip from one clip, and one clip has no covariance: it breaks off or gives NaN; "
     "rules 'fixed' have the distance of the set"
@@ -68,10 +68,13 @@ class Clap:
             told = str(error).splitlines()[0]
             raise UserError(f"this folder of CLAP cannot be used ({told})", str(folder)) from error
         self._fused = bool(config.audio_config.enable_fusion)
+        with torch.random.fork_rng(devices=[]):
+            made = transformers.ClapModel(config)
+        counters = {name: one for name, one in made.state_dict().items() if name.endswith(COUNTERS)}
         self._network = network(
-            lambda: transformers.ClapModel(config),
+            lambda: made,
             file,
-            named=lambda state: {name: one for name, one in state.items() if not name.endswith(NOT_WEIGHTS)},
+            named=lambda state: {name: one for name, one in state.items() if not name.endswith(COUNTERS)} | counters,
         )
 
     @torch.inference_mode()
@@ -88,12 +91,12 @@ class Clap:
         """(w,) of length 1, of a sound (n,) at 48 kHz. What is longer than 10 s is fused by a network that can, else
         heard in pieces that cover it, whose embeddings are averaged."""
         most = self._form.nb_max_samples
-        if self._fused:
-            spectra = [(fused(self._log_mel(sound), most // self._form.hop_length + 1), True)]
-            if len(spectra[0][0]) == 0:
-                spectra = [(self._log_mel(repeated(sound, most)).expand(4, -1, -1), False)]
-        else:
+        if not self._fused:
             spectra = [(self._log_mel(repeated(piece, most))[None], False) for piece in pieces(sound, most)]
+        else:
+            mel, frames = self._log_mel(repeated(sound, most)), most // self._form.hop_length + 1
+            longer = len(mel) > frames
+            spectra = [(fused(mel, frames) if longer else mel.expand(4, -1, -1), longer)]
         found = [self._of_spectra(*one) for one in spectra]
         return F.normalize(torch.stack(found).mean(dim=0), dim=-1).cpu()
 
@@ -118,8 +121,8 @@ class Clap:
 
 
 def repeated(sound: Tensor, length: int) -> Tensor:
-    """(length,) of a sound that is no longer: as often as it fits in whole, then silence."""
-    return padded(sound.repeat(max(1, length // len(sound))), length)
+    """A sound as often as it fits into ``length`` in whole, then silence; a longer one as it is."""
+    return sound if len(sound) >= length else padded(sound.repeat(length // len(sound)), length)
 
 
 def pieces(sound: Tensor, length: int) -> list[Tensor]:
@@ -131,12 +134,9 @@ def pieces(sound: Tensor, length: int) -> list[Tensor]:
 
 def fused(mel: Tensor, frames: int) -> Tensor:
     """(4, frames, m) of a spectrum (t, m) that is longer: all of it shrunk, and the middle of each third of the pieces
-    that there are; (0, frames, m) of one that is not."""
-    spare = len(mel) - frames
-    if spare <= 0:
-        return mel.new_empty(0, frames, mel.shape[1])
+    that there are; the first piece where there are fewer than three."""
     whole = F.interpolate(mel[None, None], size=(frames, mel.shape[1]), mode="bilinear", antialias=True)[0, 0]
-    thirds = torch.arange(spare + 1).tensor_split(3)
+    thirds = torch.arange(len(mel) - frames + 1).tensor_split(3)
     starts = [int(third[len(third) // 2]) if len(third) else 0 for third in thirds]
     return torch.stack([whole, *(mel[start : start + frames] for start in starts)])
 
@@ -189,6 +189,9 @@ class ClapScore:
             return "CS is of sets 1 and 2"
         return None if _heard(item) else "it has no audio prompt"
 
+    def metric_leaves_out(self, metric: str, item: PromptItem) -> str | None:
+        return of_another_set(item) if metric == "fd_clap" else None
+
     def score(self, video: Mapping[str, Any], audio: Mapping[str, Any], item: PromptItem) -> dict[str, Score]:
         return self.compare(video, audio, NO_TRUTH, item)
 
@@ -197,7 +200,7 @@ class ClapScore:
     ) -> dict[str, Score]:
         if audio["why"] is not None:
             return {metric.name: Unscored(audio["why"]) for metric in self.metrics}
-        return {"cs": self._fit(audio, item), "fd_clap": self._distance(audio, truth, item)}
+        return {"cs": self._fit(audio, item), "fd_clap": self._distance(audio, truth)}
 
     def _fit(self, audio: Mapping[str, Any], item: PromptItem) -> float | Unscored:
         prompts = _heard(item)
@@ -209,8 +212,8 @@ class ClapScore:
         cosine = F.cosine_similarity(torch.tensor(audio["embedding"]).double(), self._texts[text].double(), dim=0)
         return max(-1.0, min(1.0, float(cosine)))
 
-    def _distance(self, audio: Mapping[str, Any], truth: Mapping[str, Any] | Unscored, item: PromptItem) -> Score:
-        true = known_truth(truth, item)
+    def _distance(self, audio: Mapping[str, Any], truth: Mapping[str, Any] | Unscored) -> Score:
+        true = known_truth(truth)
         if isinstance(true, Unscored):
             return true
         if self._official:

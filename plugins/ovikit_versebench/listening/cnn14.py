@@ -114,8 +114,9 @@ class _Pair(nn.Module):
         return self.bn2(self.conv2(self.bn1(self.conv1(x)).relu())).relu()
 
 
+_MADE_ANEW = np.empty(0).__reduce__()[0]
 NUMPY_ARRAYS = [
-    (np.empty(0).__reduce__()[0], "numpy.core.multiarray._reconstruct"), np.ndarray, np.dtype, np.dtypes.Int64DType,
+    _MADE_ANEW, (_MADE_ANEW, "numpy.core.multiarray._reconstruct"), np.ndarray, np.dtype, np.dtypes.Int64DType,
 ]  # fmt: skip
 """What the published file for 16 kHz has beside the weights: the state of a sampler, arrays of integers, which run no
-code when they are read."""
+code when they are read. NumPy 1, which wrote them, had another name for what makes them anew."""

@@ -62,8 +62,8 @@ def _bins(rate_hz: int, window: int) -> Tensor:
 def _edges(
     mel: Callable[[Tensor], Tensor], back: Callable[[Tensor], Tensor], count: int, low_hz: float, high_hz: float
 ) -> Tensor:
-    low, high = mel(torch.tensor([low_hz, high_hz], dtype=torch.float64)).tolist()
-    return back(torch.linspace(low, high, count + 2, dtype=torch.float64))
+    low, high = mel(torch.tensor([low_hz, high_hz], dtype=torch.float64))
+    return back(low + (high - low) * torch.linspace(0, 1, count + 2, dtype=torch.float64))
 
 
 def _triangles(places: Tensor, edges: Tensor) -> Tensor:

@@ -36,8 +36,8 @@ from ovikit_versebench.listening.statistics import (
 )
 
 VERSION = "1"
-TRUTH_SET = "set2"
-"""Of Verse-Bench: its clips with recorded sound. Others of its sets have no part in FD and KL."""
+TRUTH_SET, OTHER_SETS = "set2", ("set1", "set3")
+"""Of Verse-Bench: its clips with recorded sound. Its other sets have no part in FD and KL."""
 NO_TRUTH = Unscored("it has no ground truth", asked=False)
 PASST_WINDOW = 10 * PASST_HZ
 PASST_STEP = PASST_WINDOW // 2
@@ -93,6 +93,9 @@ class _Tagger:
         embedding, logits = self._hear(clip.audio.float())
         return {"why": None, "embedding": plain(embedding), "logits": plain(logits)}
 
+    def metric_leaves_out(self, metric: str, item: PromptItem) -> str | None:
+        return None if metric == self._is else of_another_set(item)
+
     def score(self, video: Mapping[str, Any], audio: Mapping[str, Any], item: PromptItem) -> dict[str, Score]:
         return self.compare(video, audio, NO_TRUTH, item)
 
@@ -102,7 +105,7 @@ class _Tagger:
         if audio["why"] is not None:
             return {metric.name: Unscored(audio["why"]) for metric in self.metrics}
         found: dict[str, Score] = {self._is: Part((item.id, torch.tensor(audio["logits"])))}
-        true = known_truth(truth, item)
+        true = known_truth(truth)
         if isinstance(true, Unscored):
             return found | {self._fd: true, self._kl: true}
         logits = [torch.tensor(one["logits"]) for one in (true, audio)]
@@ -122,10 +125,13 @@ class _Tagger:
         return inception_score_in_parts(logits) if self._parts else inception_score(logits)
 
 
-def known_truth(truth: Mapping[str, Any] | Unscored, item: PromptItem) -> Mapping[str, Any] | Unscored:
+def of_another_set(item: PromptItem) -> str | None:
+    """Why an item is not compared with its ground truth, which it may have."""
+    return f"it is not of {TRUTH_SET}" if item.truth.get("subset") in OTHER_SETS else None
+
+
+def known_truth(truth: Mapping[str, Any] | Unscored) -> Mapping[str, Any] | Unscored:
     """The features of an item's ground truth, or why there is no comparison with it."""
-    if item.truth.get("subset", TRUTH_SET).startswith("set") and item.truth.get("subset", TRUTH_SET) != TRUTH_SET:
-        return Unscored(f"it is of {TRUTH_SET}", asked=False)
     if isinstance(truth, Unscored):
         return truth
     return truth if truth["why"] is None else Unscored(f"its ground truth: {truth['why']}")

@@ -111,7 +111,9 @@ class _Encoder(nn.Module):
 
     def forward(self, x: Tensor, here: Tensor) -> Tensor:
         x = self.layer_norm(x + self.pos_conv(x.transpose(1, 2)).transpose(1, 2))
-        nearness = self.layers[0].get_submodule("self_attn").nearness(x.shape[1])
+        first = self.layers[0]
+        assert isinstance(first, _Layer)
+        nearness = first.self_attn.nearness(x.shape[1])
         found = [x]
         for layer in self.layers:
             found.append(layer(found[-1], nearness, here))
