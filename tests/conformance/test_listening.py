@@ -36,6 +36,7 @@ from ovikit_versebench.listening.passt import log_mel
 from ovikit_versebench.listening.sounds import PEAK
 from ovikit_versebench.listening.spectra import decibels
 from ovikit_versebench.listening.statistics import (
+    distance_of_two,
     divergence,
     frechet_distance,
     inception_score,
@@ -326,6 +327,9 @@ def test_what_has_no_ground_truth_is_scored_without(assets: Assets) -> None:
         for metric in ("is_passt", "kl_passt", "fd_passt"):
             why = judge.metric_leaves_out(metric, PromptItem("0", "", {"subset": subset}))
             assert why == ("it is not of set2" if left_out and metric != "is_passt" else None)
+    unheard = PromptItem("0", "", {"subset": "set2", "audio_prompts": []})
+    assert judge.metric_leaves_out("kl_passt", unheard) is None
+    assert JUDGES["passt"](assets, "official").metric_leaves_out("kl_passt", unheard) == "it has no audio prompt"
 
 
 def test_audiobox_weighs_windows_by_what_is_sound(assets: Assets) -> None:
@@ -379,16 +383,27 @@ def test_clap_by_both_rules(clap_assets: Assets) -> None:
     assert fixed.score(found, found, one)["cs"] == pytest.approx(float(heard @ fixed._clap.of_text("rain.")), abs=1e-6)
 
 
-def test_the_distance_of_one_clip_from_one_clip_is_none(clap_assets: Assets) -> None:
+def test_the_tools_distance_of_one_clip_from_one_clip() -> None:
+    """Its arithmetic by hand, as NumPy before 2.2 read a single row: one variable, observed as often as it is wide."""
+    first, second = (one / one.norm() for one in (normal(512), normal(512, seed=1) + 0.3))
+    a, b = (np.atleast_2d(np.cov(one.numpy())) for one in (first, second))
+    apart = first - second
+    expected = float(apart @ apart) + np.trace(a) + np.trace(b) - 2 * math.sqrt(float((a @ b)[0, 0]))
+    assert distance_of_two(first, second) == pytest.approx(expected, abs=1e-12)
+    assert distance_of_two(first, second) == pytest.approx(2 - 2 * float(first @ second), abs=1e-4)
+    assert distance_of_two(first, first) == 0
+
+
+def test_the_distance_of_one_clip_and_of_the_set(clap_assets: Assets) -> None:
     fixed, official = (ClapScore(clap_assets, "clap-htsat-fused", rules) for rules in ("fixed", "official"))
     made, true = ({"why": None, "embedding": normal(16, seed=seed).tolist()} for seed in (1, 2))
-    told = official.compare({}, made, true, TRUE)["fd_clap"]
-    assert isinstance(told, Unscored)
-    assert told.asked
-    assert "one clip has no covariance" in told.reason
+    embeddings = [torch.tensor(one["embedding"]) for one in (made, true)]
+    assert official.compare({}, made, true, TRUE)["fd_clap"] == pytest.approx(distance_of_two(*embeddings))
+    assert fixed.pool("fd_clap", [fixed.compare({}, made, true, TRUE)["fd_clap"].data]) == Unscored(
+        "of one sound there is no Frechet distance; it takes two of either side"
+    )
     parts = [fixed.compare({}, made, true, TRUE)["fd_clap"].data, fixed.compare({}, true, made, TRUE)["fd_clap"].data]
     assert fixed.pool("fd_clap", parts) == pytest.approx(0, abs=1e-9)
-    assert isinstance(fixed.pool("fd_clap", parts[:1]), Unscored)
 
 
 def test_clap_is_about_sets_1_and_2_and_items_with_audio_prompts(clap_assets: Assets) -> None:

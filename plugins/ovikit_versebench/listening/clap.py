@@ -33,6 +33,7 @@ from ovikit.types import Clip
 from ovikit_versebench.listening.options import Rules
 from ovikit_versebench.listening.sounds import QUIETEST, at_peak, padded, plain, why_unheard
 from ovikit_versebench.listening.spectra import decibels, htk_filters, slaney_filters
+from ovikit_versebench.listening.statistics import distance_of_two
 from ovikit_versebench.listening.tagging import NO_TRUTH, known_truth, of_another_set, set_distance
 
 VERSION = "1"
@@ -44,10 +45,6 @@ CS_SETS = ("set1", "set2")
 FILES = ("model.safetensors", "model.safetensors.index.json", "pytorch_model.bin")
 COUNTERS = ("position_ids", "token_type_ids", "relative_position_index")
 """What follows from the network's sizes, and is in some versions' files and not in others'."""
-ONE_CLIP = (
-    "the tool's FD is that of one clip from one clip, and one clip has no covariance: it breaks off or gives NaN; "
-    "rules 'fixed' have the distance of the set"
-)
 
 
 class Clap:
@@ -145,7 +142,8 @@ class ClapScore:
     """CS, the cosine of a sound and its prompt, and FD, the Frechet distance of the set from its ground truth, both by
     CLAP; sounds are brought to a peak of -1 dBFS and to 16 bits, as Verse-Bench's tool does.
 
-    official: the first audio prompt alone; no FD, which is that of one clip from one clip.
+    official: the first audio prompt alone; FD of each clip from its ground truth, in the mean, which is next to the
+              square of their distance (``distance_of_two``).
     fixed:    all audio prompts as one text, for all of them are to be heard; FD of the set.
     """
 
@@ -168,8 +166,10 @@ class ClapScore:
             ),
             MetricSpec(
                 "fd_clap", "lower", "", (0.0, math.inf), self.version,
-                "Frechet distance of the set from its ground truth, of CLAP's 512 features; sets of fewer than about "
-                "512 items read too far",
+                "squared distance of each clip from its ground truth, of CLAP's features, which the tool takes for a "
+                "Frechet distance" if self._official
+                else "Frechet distance of the set from its ground truth, of CLAP's 512 features; sets of fewer than "
+                "about 512 items read too far",
             ),
         )  # fmt: skip
 
@@ -216,9 +216,8 @@ class ClapScore:
         true = known_truth(truth)
         if isinstance(true, Unscored):
             return true
-        if self._official:
-            return Unscored(ONE_CLIP)
-        return Part((torch.tensor(audio["embedding"]), torch.tensor(true["embedding"])))
+        both = torch.tensor(audio["embedding"]), torch.tensor(true["embedding"])
+        return distance_of_two(*both) if self._official else Part(both)
 
     def pool(self, name: str, parts: Sequence[Any]) -> float | Unscored:
         return set_distance(parts)

@@ -43,8 +43,8 @@ class ClapConfig(Config):
     """A folder in the layout of laion/clap-htsat-fused or laion/clap-htsat-unfused: in the folder of the assets, or a
     path, or hf://OWNER/NAME@REVISION."""
     rules: Rules = "fixed"
-    """official: as Verse-Bench's tool, the first audio prompt alone, and no Frechet distance, which it has of one clip
-    from one clip. fixed: all audio prompts as one text, and the distance of the whole set."""
+    """official: as Verse-Bench's tool, the first audio prompt alone, and FD of each clip from its ground truth. fixed:
+    all audio prompts as one text, and FD of the whole set."""
 
 
 class AestheticsConfig(Config):

@@ -36,6 +36,19 @@ def _spread(items: Tensor) -> Tensor:
     return centred if len(items) <= items.shape[1] else torch.linalg.qr(centred, mode="r").R
 
 
+def distance_of_two(first: Tensor, second: Tensor) -> float:
+    """What Verse-Bench's tool calls the Frechet distance of one embedding (d,) from another: the square of their
+    distance, and of the difference of the spreads of their *components*.
+
+    The covariance of one item is not defined. NumPy before 2.2 took a single row for d observations of one variable,
+    even where it was told that it was one of d variables (numpy/numpy issue 27658), and gave their variance. Compared
+    with the tool's arithmetic under NumPy 1.26.4 and SciPy 1.13.1: 1.9229143 for both. Under NumPy 2.2 and later it
+    has no number.
+    """
+    x, y = first.double(), second.double()
+    return float((x - y).square().sum() + (x.std() - y.std()).square())
+
+
 def inception_score(logits: Tensor) -> float:
     """Of (n, c): e to the mean divergence of an item's classes from the set's; from 1, where all items sound alike, to
     c, where each class is sure and all are equally frequent."""

@@ -200,6 +200,11 @@ class Passt(_Tagger):
     def _network(self) -> nn.Module:
         return network(PasstNetwork, self._assets.path(self._weights))
 
+    def metric_leaves_out(self, metric: str, item: PromptItem) -> str | None:
+        if self._official and metric != self._is and item.truth.get("audio_prompts") == []:
+            return "it has no audio prompt"
+        return super().metric_leaves_out(metric, item)
+
     def _hear(self, sound: Tensor) -> tuple[Tensor, Tensor]:
         whole = at_peak(sound) if self._official else sound
         found = [self._network(log_mel(window[None].to(device()))) for window in self._windows(whole)]
