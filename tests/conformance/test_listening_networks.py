@@ -369,6 +369,51 @@ def test_claps_texts_are_those_of_transformers(clap) -> None:
     torch.testing.assert_close(ours.of_text("rain far away."), expected, atol=1e-5, rtol=1e-4)
 
 
+def in_laions_names(state: dict[str, Tensor]) -> dict[str, Tensor]:
+    """A state of transformers' network as LAION writes it."""
+    found: dict[str, Tensor] = {}
+    for name, value in state.items():
+        parts = ("query", "key", "value")
+        if "audio_encoder" in name and any(f".{part}." in name for part in parts):
+            if ".query." not in name:
+                continue
+            value = torch.cat([state[name.replace("query", part)] for part in parts])
+            name = name.replace(".attention.self.query.", ".attn.qkv.")
+        if "audio_encoder" in name:
+            for ours, theirs in (
+                (".attention.output.dense.", ".attn.proj."), (".attention.self.", ".attn."),
+                (".layernorm_before.", ".norm1."), (".layernorm_after.", ".norm2."),
+                (".intermediate.dense.", ".mlp.fc1."), (".output.dense.", ".mlp.fc2."), (".batch_norm.", ".bn0."),
+            ):  # fmt: skip
+                name = name.replace(ours, theirs)
+        for ours, theirs in (
+            ("audio_model.audio_encoder.", "audio_branch."), ("text_model.", "text_branch."),
+            ("_projection.linear1.", "_projection.0."), ("_projection.linear2.", "_projection.2."),
+        ):  # fmt: skip
+            name = name.replace(ours, theirs)
+        found[f"module.{name}"] = value
+    unused = ("audio_branch.logmel_extractor.melW", "audio_branch.head.weight", "text_transform.sequential.0.bias")
+    return found | {f"module.{name}": torch.zeros(2) for name in unused}
+
+
+def test_laions_own_file_may_be_in_the_folder(clap, tmp_path) -> None:
+    from ovikit_versebench.listening.clap import Clap
+
+    folder, fusion = clap
+    write_clap(tmp_path, fusion=fusion)
+    state = load_file(tmp_path / "model.safetensors")
+    (tmp_path / "model.safetensors").unlink()
+    checkpoint = {"epoch": 3, "best": np.float64(0.5), "state_dict": in_laions_names(state)}
+    torch.save(checkpoint, tmp_path / "630k-audioset-fusion-best.pt")
+    expected, found = (Clap(one)._network.state_dict() for one in (folder, tmp_path))
+    assert set(expected) == set(found)
+    assert all(torch.equal(expected[name], found[name]) for name in expected)
+    del checkpoint["state_dict"]["module.audio_branch.norm.bias"]
+    torch.save(checkpoint, tmp_path / "630k-audioset-fusion-best.pt")
+    with pytest.raises(UserError, match=r"audio_encoder\.norm\.bias"):
+        Clap(tmp_path)
+
+
 def test_what_is_no_folder_of_clap_is_told(tmp_path) -> None:
     pytest.importorskip("transformers")
     from ovikit_versebench.listening.clap import Clap

@@ -3,6 +3,9 @@
 Read for it: fd/clap_inferencer.py, fd/hook.py, fd/training/data.py and calculate_metrics.py of Verse-Bench at commit
 5645a09, and laion-clap 1.1.7.
 
+Held to both: transformers' network with LAION's weights gives what laion-clap gives (``clap_names``), and spectra are
+those of its feature extractor.
+
 What differs from the tool: of a sound longer than 10 s it fuses three pieces that it draws anew each time, here they
 are the middle ones of the three thirds that it draws from; sounds are resampled by FFmpeg, not by librosa. What differs
 from transformers' ClapFeatureExtractor: it tells the network that one of the sounds that it is given is longer than
@@ -30,6 +33,7 @@ from ovikit.evaluation.protocols import MetricSpec, Part, PromptItem, Score, Uns
 from ovikit.extras import require
 from ovikit.generate.media import View
 from ovikit.types import Clip
+from ovikit_versebench.listening.clap_names import NUMPY_NUMBERS, from_laion
 from ovikit_versebench.listening.options import Rules
 from ovikit_versebench.listening.sounds import QUIETEST, at_peak, padded, plain, why_unheard
 from ovikit_versebench.listening.spectra import decibels, htk_filters, slaney_filters
@@ -43,20 +47,27 @@ LEVELS = 32767.0
 TOKENS = 77
 CS_SETS = ("set1", "set2")
 FILES = ("model.safetensors", "model.safetensors.index.json", "pytorch_model.bin")
+ROBERTA_EPS = 1e-5
+"""Of the norms of LAION's own network of texts; transformers' has 1e-12 where its configuration does not tell."""
 COUNTERS = ("position_ids", "token_type_ids", "relative_position_index")
 """What follows from the network's sizes, and is in some versions' files and not in others'."""
 
 
 class Clap:
-    """Embeddings of sounds and texts by the network of a folder."""
+    """Embeddings of sounds and texts by the network of a folder: configuration, words and spectrum as transformers
+    writes them, and weights as it or LAION does.
+
+    UserError naming the folder, or the file, where something is missing or not as it should be.
+    """
 
     def __init__(self, folder: Path) -> None:
         transformers = require("transformers", "ovi")
         if not folder.is_dir():
             raise UserError("this is no folder of CLAP", str(folder), "name a folder with config.json and weights")
-        file = next((folder / name for name in FILES if (folder / name).is_file()), None)
-        if file is None:
+        files = [folder / name for name in FILES if (folder / name).is_file()] or sorted(folder.glob("*.pt"))
+        if not files:
             raise UserError("there are no weights in this folder", str(folder), f"there should be {FILES[0]}")
+        laion = files[0].suffix == ".pt"
         try:
             config = transformers.ClapConfig.from_pretrained(folder, local_files_only=True)
             self._form = transformers.ClapFeatureExtractor.from_pretrained(folder, local_files_only=True)
@@ -65,14 +76,18 @@ class Clap:
             told = str(error).splitlines()[0]
             raise UserError(f"this folder of CLAP cannot be used ({told})", str(folder)) from error
         self._fused = bool(config.audio_config.enable_fusion)
+        if laion:
+            config.text_config.layer_norm_eps = ROBERTA_EPS
         with torch.random.fork_rng(devices=[]):
             made = transformers.ClapModel(config)
         counters = {name: one for name, one in made.state_dict().items() if name.endswith(COUNTERS)}
-        self._network = network(
-            lambda: made,
-            file,
-            named=lambda state: {name: one for name, one in state.items() if not name.endswith(COUNTERS)} | counters,
-        )
+
+        def named(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+            own = from_laion(state) if laion else state
+            return {name: one for name, one in own.items() if not name.endswith(COUNTERS)} | counters
+
+        with torch.serialization.safe_globals(NUMPY_NUMBERS):
+            self._network = network(lambda: made, files[0], within="state_dict" if laion else None, named=named)
 
     @torch.inference_mode()
     def of_text(self, text: str) -> Tensor:

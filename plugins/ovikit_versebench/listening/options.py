@@ -41,7 +41,8 @@ class ClapConfig(Config):
 
     weights: str = Field("clap-htsat-fused", min_length=1)
     """A folder in the layout of laion/clap-htsat-fused or laion/clap-htsat-unfused: in the folder of the assets, or a
-    path, or hf://OWNER/NAME@REVISION."""
+    path, or hf://OWNER/NAME@REVISION. In place of the weights there may be LAION's own file in it, as
+    630k-audioset-fusion-best.pt, which Verse-Bench's tool uses."""
     rules: Rules = "fixed"
     """official: as Verse-Bench's tool, the first audio prompt alone, and FD of each clip from its ground truth. fixed:
     all audio prompts as one text, and FD of the whole set."""
