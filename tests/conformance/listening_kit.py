@@ -123,3 +123,7 @@ def noise(seconds: float, rate_hz: int, seed: int = 0, level: float = 0.1) -> Te
 
 def tone(seconds: float, rate_hz: int, hz: float = 440.0, level: float = 0.3) -> Tensor:
     return (level * torch.sin(2 * math.pi * hz * torch.arange(round(seconds * rate_hz)).double() / rate_hz)).float()
+
+
+def normal(*shape: int, seed: int = 0) -> Tensor:
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
