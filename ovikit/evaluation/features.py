@@ -20,6 +20,7 @@ from ovikit.evaluation.protocols import (
     PromptItem,
     Score,
     Selecting,
+    SelectingByMetric,
     Unscored,
     Viewing,
 )
@@ -59,9 +60,11 @@ class Measure:
         needs = self.evaluator.needs if isinstance(self.evaluator, Needing) else ()
         return "; ".join(f"{one.name}: {one.missing}" for one in needs if one.missing is not None) or None
 
-    def leaves_out(self, item: PromptItem) -> Unscored | None:
-        """Why the evaluator is not asked about an item; None: it is."""
+    def leaves_out(self, item: PromptItem, metric: str) -> Unscored | None:
+        """Why a metric is not asked about an item; None: it is."""
         why = self.evaluator.leaves_out(item) if isinstance(self.evaluator, Selecting) else None
+        if why is None and isinstance(self.evaluator, SelectingByMetric):
+            why = self.evaluator.metric_leaves_out(metric, item)
         return None if why is None else Unscored(why, asked=False)
 
     def scores(self, pair: AV[Mapping[str, Features]], truth: ItemFeatures, item: PromptItem) -> Mapping[str, Score]:

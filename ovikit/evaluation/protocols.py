@@ -156,6 +156,16 @@ class Selecting(Protocol):
 
 
 @runtime_checkable
+class SelectingByMetric(Protocol):
+    """An evaluator of which some metrics are not about every item, as a distance from ground truth that only some of
+    the items have."""
+
+    def metric_leaves_out(self, metric: str, item: PromptItem) -> str | None:
+        """Why one metric has nothing to say of an item, whatever its clip; None: it has."""
+        ...
+
+
+@runtime_checkable
 class Costly(Protocol):
     """An evaluator whose ``score`` takes long, as a network's that compares picture and sound."""
 

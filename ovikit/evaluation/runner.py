@@ -217,7 +217,7 @@ def _chance(
 
         def exchanged(what: Modality, measure: Measure = measure) -> dict[str, Summary]:
             pairings = [Pairing(order, what) for order in orders[: measure.exchanges]]
-            return _measure_scores(measure, bench.items, measured, truths, pairings)
+            return _measure_scores(measure, bench.items, measured, truths, pairings, exchanged=True)
 
         names = [spec.name for spec in measure.evaluator.metrics if not value[spec.name].pooled]
         sounds = exchanged("audio") if names else {}
@@ -291,33 +291,40 @@ def _measure_scores(
     features: Sequence[ItemFeatures],
     truths: Sequence[ItemFeatures],
     pairings: Sequence[Pairing],
+    exchanged: bool = False,
 ) -> dict[str, Summary]:
+    """exchanged: the pairings are not those of the clips themselves, which metrics of the whole set do not see."""
     names = [spec.name for spec in measure.evaluator.metrics]
     if measure.lacking is not None:
-        out = {i: why.reason for i, item in enumerate(items) if (why := measure.leaves_out(item)) is not None}
-        lacking = {i: measure.lacking for i in range(len(items)) if i not in out}
-        return {name: summarise({}, lacking, out) for name in names}
+        return {name: _without(measure, measure.lacking, items, name) for name in names}
     judge = measure.evaluator
     totals = {name: ItemScores() for name in names}
     parts: dict[str, dict[int, Any]] = {name: {} for name in names}
     # A metric of the whole set needs every item, and all processes have the features: each computes it by itself.
     for i in range(len(items)) if isinstance(judge, Pooling) else _share(len(items)):
-        out = measure.leaves_out(items[i])
-        pairs = [one for pairing in pairings if out is None and (one := _pair(features, i, pairing)) is not None]
+        out = {name: measure.leaves_out(items[i], name) for name in names}
+        asked = None in out.values()
+        pairs = [one for pairing in pairings if asked and (one := _pair(features, i, pairing)) is not None]
         told = [measure.scores(one, truths[i], items[i]) for one in pairs]
         own = features[i]
         for name in names:
-            score = out or (own if isinstance(own, Unscored) else _mean([one[name] for one in told]))
+            score = out[name] or (own if isinstance(own, Unscored) else _mean([one[name] for one in told]))
             if isinstance(score, Part):
                 parts[name][i] = score.data
             else:
                 totals[name].update(i, score)
     found = {name: total.summary() for name, total in totals.items()}
-    if isinstance(judge, Pooling):
+    if isinstance(judge, Pooling) and not exchanged:
         for name in names:
             if parts[name]:
                 found[name] = pooled(parts[name], partial(judge.pool, name), found[name].unscored, found[name].unasked)
     return found
+
+
+def _without(measure: Measure, lacking: str, items: Sequence[PromptItem], metric: str) -> Summary:
+    """Of a metric that cannot be had here."""
+    out = {i: why.reason for i, item in enumerate(items) if (why := measure.leaves_out(item, metric)) is not None}
+    return summarise({}, {i: lacking for i in range(len(items)) if i not in out}, out)
 
 
 def _pair(features: Sequence[ItemFeatures], i: int, pairing: Pairing) -> AV[Mapping[str, Features]] | None:

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from ovikit.checkpoints.assets import Assets
-from ovikit.evaluation.protocols import Evaluator, PromptItem, Unscored
+from ovikit.evaluation.protocols import Comparing, Evaluator, Part, Pooling, PromptItem, Score, Unscored
 from ovikit.testing.clips import CLIP, beating_clip, is_json, noisy_clip, silent_clip
 from ovikit.testing.contract import Contract, global_generators_unused
 from ovikit.types import Clip, ClipSpec
@@ -61,7 +61,24 @@ class EvaluatorContract(Contract):
     def _scores(self, clip: Clip) -> Scores:
         judge: Evaluator = self.build()
         features = judge.features(clip)
-        return judge.score(features, features, self.item)
+        return self._numbers(judge, self._asked(judge, features, features, self.item))
+
+    @staticmethod
+    def _asked(
+        judge: Evaluator, video: Mapping[str, Any], audio: Mapping[str, Any], item: PromptItem
+    ) -> Mapping[str, Score]:
+        """What the runner is told; evaluators that compare are given the sound as its own ground truth."""
+        if isinstance(judge, Comparing):
+            return judge.compare(video, audio, audio, item)
+        return judge.score(video, audio, item)
+
+    @staticmethod
+    def _numbers(judge: Evaluator, scores: Mapping[str, Score]) -> Scores:
+        """Of parts of metrics of the whole set, those of a set of this one clip."""
+        return {
+            name: judge.pool(name, [score.data]) if isinstance(score, Part) and isinstance(judge, Pooling) else score
+            for name, score in scores.items()
+        }  # type: ignore[return-value]  # _check refuses parts of what does not pool
 
     def test_metrics_are_specified(self) -> None:
         """Each metric has a name of its own, a direction, a range, a version and a summary."""
@@ -98,8 +115,43 @@ class EvaluatorContract(Contract):
         features = [judge.features(clip) for clip in clips]
         for i, video in enumerate(features):
             for j, audio in enumerate(features):
-                scores = self._try(lambda v=video, a=audio: judge.score(v, a, self.item), clips[i])
-                self._check(judge, scores, f"the picture of {clips[i].name} with the sound of {clips[j].name}")
+                scores = self._try(lambda v=video, a=audio: self._asked(judge, v, a, self.item), clips[i])
+                self._check(
+                    judge,
+                    self._numbers(judge, scores),
+                    f"the picture of {clips[i].name} with the sound of {clips[j].name}",
+                )
+
+    def test_a_missing_ground_truth_is_a_reason(self) -> None:
+        """Evaluators that compare with the ground truth say so where there is none; other metrics do not need it."""
+        judge: Evaluator = self.build()
+        if not isinstance(judge, Comparing):
+            pytest.skip("it compares with no ground truth")
+        for clip in self._clips():
+            features = judge.features(clip)
+            none = Unscored("there is no such clip")
+            scores = self._try(lambda f=features, t=none: judge.compare(f, f, t, self.item), clip)
+            self._check(judge, self._numbers(judge, scores), f"the {clip.name} clip without a ground truth")
+
+    def test_the_order_of_a_set_does_not_matter(self) -> None:
+        """A metric of the whole set is the same number for the same items in another order."""
+        judge: Evaluator = self.build()
+        if not isinstance(judge, Pooling):
+            pytest.skip("it has no metric of the whole set")
+        found: dict[str, list[Any]] = {}
+        for clip in self._clips():
+            features = judge.features(clip)
+            for name, score in self._asked(judge, features, features, replace(self.item, id=clip.name)).items():
+                if isinstance(score, Part):
+                    found.setdefault(name, []).append(score.data)
+        for name, parts in found.items():
+            first, second = judge.pool(name, parts), judge.pool(name, parts[::-1])
+            same = (
+                first == second
+                if isinstance(first, Unscored) or isinstance(second, Unscored)
+                else math.isclose(first, second, rel_tol=1e-6, abs_tol=1e-6)
+            )
+            assert same, f"{name} of the same clips is {first}, and {second} in another order"
 
     def test_better_clips_score_better(self) -> None:
         """The declared direction is the one in which clips get better."""

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 from ovikit.kernel.component import Component
 from ovikit.kernel.hookspecs import hookimpl
+from ovikit_versebench.listening.components import COMPONENTS as LISTENING
 from ovikit_versebench.options import (
     AgreementConfig,
     MotionConfig,
@@ -107,4 +108,5 @@ def ovikit_register_evaluators() -> Sequence[Component]:
         *SEEING,
         *SPEECH,
         *SYNC,
+        *LISTENING,
     )

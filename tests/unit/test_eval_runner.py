@@ -232,6 +232,18 @@ def test_what_an_item_lacks_counts_against_coverage_and_what_is_not_asked_does_n
     assert [(one.reason, one.items) for one in metric.unscored] == [("there is no clip", ("00001",))]
 
 
+def test_a_metric_may_not_be_about_an_item_that_others_are_about(folder):
+    class Picky(Whole):
+        def metric_leaves_out(self, metric: str, item: PromptItem) -> str | None:
+            return "it is the second" if metric == "from_truth_s" and item.id == "00001" else None
+
+    (folder / "clips" / "00001.mp4").unlink()
+    measures = (*bench().measures, Measure("whole", {}, Picky()))
+    metrics = some_results(folder, measure(folder, replace(bench(), measures=measures))).metrics
+    assert (metrics["spread_s"].asked, metrics["spread_s"].scored) == (5, 4)
+    assert (metrics["from_truth_s"].asked, metrics["from_truth_s"].scored) == (4, 4)
+
+
 def test_one_clip_has_no_number_of_a_set(folder):
     for path in (folder / "clips").glob("0000[1-4].mp4"):
         path.unlink()

@@ -1,0 +1,1 @@
+"""What a sound is, and how good, as published networks hear it."""
