@@ -242,6 +242,31 @@ def test_a_set_that_is_not_the_published_one_is_told(tmp_path):
         assert read_results(tmp_path / "results.json").prompt_set.whole is whole
 
 
+@pytest.mark.parametrize("profile", ["fixed", "official"])
+def test_verse_bench_runs_without_weights_and_says_what_is_missing(tmp_path, profile):
+    home = verse_bench(tmp_path / "bench")
+    for name in ("00001", "00003", "00005"):
+        write_clip(tmp_path / "clips" / f"{name}.mp4", beating_clip(LONG))
+    suite = ROOT / "evals/suites/verse-bench.yaml"
+    run("eval", str(suite), "--clips", str(tmp_path / "clips"), "--set", str(home), "--profile", profile, "--report")
+    results = read_results(tmp_path / "results.json")
+    assert results.profile == {"fixed": "fixed-v1", "official": "official@5645a09"}[profile]
+    judged = {name: metric for name, metric in results.metrics.items() if not name.startswith(("wer", "cpcer", "dns"))}
+    assert {"id", "cs", "kl_passt", "ce", "lse_c", "av_a"} <= set(judged)
+    for name, metric in judged.items():
+        assert metric.value is None, name
+        assert metric.asked > 0
+        assert all("it is not here; get it from https://" in one.reason for one in metric.unscored), name
+    # One item has something to say, and a beat is no speech.
+    assert (results.metrics["wer"].asked, results.metrics["wer"].value) == (1, 1.0)
+    scores = results.overall.scores
+    if profile == "fixed":
+        assert set(scores.values()) == {None}
+        assert "there is no number of AS, ID" in results.overall.reasons["video"]
+    else:  # nearly everything failed: FD, KL and PC count as perfect, WER is as bad as it can be
+        assert scores["overall"] == pytest.approx(0.2 * 3 / 7)
+
+
 def test_every_published_set_is_a_document_that_suites_extend(tmp_path):
     for path in sorted((ROOT / "evals/sets").glob("*.yaml")):
         suite = tmp_path / "suite.yaml"
