@@ -17,7 +17,7 @@ from ovikit.errors import UserError
 from ovikit.kernel.manager import installed_catalog
 from ovikit.recipe import build
 from ovikit.recipe.document import read_yaml
-from ovikit.recipe.load import load_recipe, load_suite
+from ovikit.recipe.load import load_recipe, load_suite, profiles_of
 from ovikit.recipe.lock import write_lock
 from ovikit.recipe.models import Suite
 from ovikit.recipe.schema import document_schema
@@ -112,5 +112,6 @@ def test_the_commands_show_lock_and_compare(path: Path, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("path", SUITES, ids=named)
 def test_a_suite_is_valid(path: Path) -> None:
-    load_suite(path)
+    for profile in profiles_of(path):
+        assert load_suite(path, profile=profile).profile == profile
     Draft202012Validator(document_schema(installed_catalog(), Suite)).validate(read_yaml(path).data)
