@@ -120,9 +120,10 @@ def evaluate(
     if not clips.is_dir():
         raise UserError("there is no such folder of clips", str(clips))
     name, digest = (clips.name, "") if recipe is None else (recipe.name, recipe.digest)
+    bench = build_bench(suite, recipe, clips)  # what is wrong with a suite is told before anything has begun
     with observed("eval", clips, name, digest) as run:
         codecs = None if recipe is None else build_codecs(recipe)
-        measured = evaluate_bench(build_bench(suite, recipe, clips), codecs, clips, truth, exchanges, told)
+        measured = evaluate_bench(bench, codecs, clips, truth, exchanges, told)
         results = measured.results(suite, recipe)
         run.results = {name: one.value for name, one in results.metrics.items() if one.value is not None}
     return results

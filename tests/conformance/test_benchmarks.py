@@ -52,10 +52,10 @@ def test_forward_agrees_with_the_plain_implementation() -> None:
 
 
 def test_evaluation_is_measured(tmp_path: Path) -> None:
-    run("evaluate.py", "--count", "3", "--side", "96", "--processes", "2", "--out", str(tmp_path / "eval.json"))
+    run("evaluate.py", "--count", "3", "--side", "96", "--processes", "1", "--out", str(tmp_path / "eval.json"))
     rows = {row["what"]: row for row in json.loads((tmp_path / "eval.json").read_text())["rows"]}
     assert list(rows)[1:5] == ["sound-signal", "picture-signal", "motion", "agreement"]
-    assert list(rows)[-1] == "suite, 2 processes, no cache"
+    assert list(rows)[-2:] == ["suite, one process, no cache", "suite, one process, again"]
     assert all(row["clips_per_minute"] > 0 for row in rows.values())
 
 

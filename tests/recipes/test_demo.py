@@ -107,7 +107,7 @@ def test_eval_scores_clips_that_came_without_sidecars(folder, tmp_path, capsys):
     for path in (folder / "runs" / "demo" / "truth").glob("*.mp4"):
         (clips / path.name).write_bytes(path.read_bytes())
     assert ovikit("eval", folder / "suite.yaml", "--clips", clips) == 2
-    assert "give the recipe in whose form they are: --recipe" in capsys.readouterr().err
+    assert "name the one in whose form the clips are: --recipe" in capsys.readouterr().err
     lock, truth = folder / "runs" / "demo" / "recipe.lock.yaml", folder / "runs" / "demo" / "truth"
     assert ovikit("eval", folder / "suite.yaml", "--clips", clips, "--recipe", lock, "--truth", truth, "--report") == 0
     metric = read_results(tmp_path / "results.json").metrics["onset_f1"]

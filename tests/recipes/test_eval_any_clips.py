@@ -276,7 +276,7 @@ def test_two_results_are_compared_by_item(clips: Path, results: Results, tmp_pat
 def test_processes_of_torchrun_write_the_file_of_one(clips: Path, results: Results, tmp_path: Path) -> None:
     home = tmp_path / "their-model"
     shutil.copytree(clips, home, ignore=shutil.ignore_patterns(".features"))
-    words = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "3", "-m", "ovikit"]
+    words = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m", "ovikit"]
     told = subprocess.run(
         [*words, "eval", str(SUITE), "--clips", str(home)], capture_output=True, text=True, timeout=300
     )
