@@ -56,7 +56,7 @@ def kaldi_filters(rate_hz: int, window: int, count: int, low_hz: float, high_hz:
 
 
 def _bins(rate_hz: int, window: int) -> Tensor:
-    return torch.linspace(0, rate_hz / 2, window // 2 + 1, dtype=torch.float64)
+    return torch.arange(window // 2 + 1, dtype=torch.float64) * rate_hz / window
 
 
 def _edges(

@@ -12,11 +12,11 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from ovikit.data.mel import hertz_to_mel, mel_to_hertz
 from ovikit.evaluation.protocols import MetricSpec, PromptItem, Unscored
 from ovikit.extras import require
 from ovikit.generate.media import View
 from ovikit.types import Clip
+from ovikit_versebench.listening.spectra import slaney_filters
 from ovikit_versebench.speech.packages import carried, home, runtime, told
 
 VERSION = "1"
@@ -116,14 +116,8 @@ def _networks() -> tuple[Any, Any]:
 
 @cache
 def _filterbank() -> Tensor:
-    """(BANDS, FRAME // 2 + 1) triangles of Slaney's scale, each of area 2 Hz / Hz."""
-    frequencies = torch.linspace(0, SOUND_HZ / 2, FRAME // 2 + 1, dtype=torch.float64) * (FRAME - 1) / FRAME
-    top = hertz_to_mel(torch.tensor(SOUND_HZ / 2, dtype=torch.float64))
-    edges = mel_to_hertz(torch.linspace(0.0, float(top), BANDS + 2, dtype=torch.float64))
-    width = edges.diff()
-    rising = (frequencies[None] - edges[:-2, None]) / width[:-1, None]
-    falling = (edges[2:, None] - frequencies[None]) / width[1:, None]
-    return torch.minimum(rising, falling).clamp(min=0) * (2 / (edges[2:] - edges[:-2]))[:, None]
+    """(FRAME // 2 + 1, BANDS), Slaney's."""
+    return slaney_filters(SOUND_HZ, FRAME, BANDS, 0.0, SOUND_HZ / 2)
 
 
 def decibels(sound: Tensor) -> Tensor:
@@ -132,7 +126,7 @@ def decibels(sound: Tensor) -> Tensor:
     spectrum = torch.stft(
         sound.double(), FRAME, HOP, window=window, center=True, pad_mode="constant", return_complex=True
     ).abs().square()  # fmt: skip
-    power = _filterbank() @ spectrum
+    power = _filterbank().T @ spectrum
     level = 10 * power.clamp(min=1e-10).log10()
     below = level - 10 * torch.log10(power.max().clamp(min=1e-10))
     return ((below.clamp(min=float(below.max()) - 80) + 40) / 40).T
