@@ -236,5 +236,6 @@ def results_table(results: Results) -> Table:
     table.caption = "way: from chance (0 %) to ceiling (100 %)"
     table.caption_justify = "left"
     if reasons:
-        table.caption += "\nunscored: " + "; ".join(f"{reason} ({count})" for reason, count in reasons.most_common())
+        lines = [f"{reason} ({count})" for reason, count in reasons.most_common()]
+        table.caption += "\nunscored: " + "\n          ".join(lines)
     return table

@@ -95,7 +95,8 @@ def write_report(results: Results, recipe: Recipe | None, bench: Bench, folders:
         chart=None if folders.run is None else training_chart(folders.run / METRICS),
         recipe_yaml=None if recipe is None else dump_yaml(recipe.to_dict()),
         arrows=ARROWS,
-        truth=any(metric.ceiling is not None for metric in results.metrics.values()),
+        truth=any(one.ceiling is not None and one.ceiling.value is not None for one in results.metrics.values()),
+        missing=_missing(results),
     )
     atomic_write_text(path, html)
     return path
@@ -104,6 +105,15 @@ def write_report(results: Results, recipe: Recipe | None, bench: Bench, folders:
 def _headline(results: Results) -> tuple[str, MetricResult] | None:
     """The first metric whose share of the way is known."""
     return next(((name, one) for name, one in results.metrics.items() if one.share is not None), None)
+
+
+def _missing(results: Results) -> dict[str, dict[int, list[str]]]:
+    """Why items have no number: of how many, by reason, which metrics."""
+    found: dict[str, dict[int, list[str]]] = {}
+    for name, metric in results.metrics.items():
+        for one in metric.unscored:
+            found.setdefault(one.reason, {}).setdefault(one.count, []).append(name)
+    return found
 
 
 def _relative(path: Path, home: Path) -> str | None:
