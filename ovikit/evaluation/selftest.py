@@ -185,11 +185,12 @@ def _versions(
 def _scores(measures: Sequence[Measure], features: ItemFeatures, item: PromptItem) -> dict[str, float | None]:
     found: dict[str, float | None] = {}
     for one in measures:
-        if isinstance(features, Unscored) or one.name not in features or one.leaves_out(item) is not None:
-            found |= dict.fromkeys((spec.name for spec in one.evaluator.metrics), None)
-            continue
-        scores = one.scores(AV(features, features), NO_TRUTH, item)
-        found |= {name: score if isinstance(score, float) else None for name, score in scores.items()}
+        names = [spec.name for spec in one.evaluator.metrics]
+        asked = [name for name in names if one.leaves_out(item, name) is None]
+        found |= dict.fromkeys(names, None)
+        if asked and not isinstance(features, Unscored) and one.name in features:
+            scores = one.scores(AV(features, features), NO_TRUTH, item)
+            found |= {name: score for name in asked if isinstance(score := scores[name], float)}
     return found
 
 

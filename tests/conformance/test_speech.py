@@ -12,6 +12,8 @@ import torch
 
 from ovikit.evaluation.corruptions import CORRUPTIONS
 from ovikit.evaluation.protocols import PromptItem, Unscored
+from ovikit.evaluation.selftest import self_test
+from ovikit.recipe.load import load_suite
 from ovikit.testing.clips import CLIP, noisy_clip, silent_clip
 from ovikit.types import Clip
 from ovikit_versebench.speech.faces import Faces, anchors
@@ -111,6 +113,17 @@ def test_wrong_words_and_wrong_speech_are_errors(spoken):
     rates = [score(judge, spoilt(spoken, "wrong words", grade))["wer"] for grade in (0, 50, 100)]
     assert rates[0] < 0.2 < rates[1] < rates[2]
     assert score(judge, spoken, PromptItem("0", "", {"speech": "It was the best of times."}))["wer"] > 0.9
+
+
+def test_the_self_test_shows_that_wrong_words_are_heard(spoken, tmp_path):
+    path = tmp_path / "s.yaml"
+    path.write_text("version: 1\nname: s\nprofile: p\nevaluators: [{type: speech-recognition}]\n")
+    wrong = [one for one in CORRUPTIONS if one.name == "wrong words"]
+    for prompt, moves in ((f"A man says <S>{SAID}<E>", "up"), ("Nobody speaks.", None)):
+        clip = replace(spoken, prompt=prompt)
+        found = self_test(load_suite(path), [clip], tmp_path / "out", wrong)["corruptions"]["wrong words"]
+        response = found["responses"]["wer"]
+        assert (None if response is None else response["moves"]) == moves
 
 
 def test_dnsmos_is_that_of_speechmos(spoken):
