@@ -255,8 +255,13 @@ def _row(row: Mapping[str, object], line: int, where: Columns) -> Row | Bad:
     if image is not None and not isinstance(image, str):
         return Bad(line, f"{where.image} is {image!r}, not a path")
     given = None if image is None or not image.strip() else image.strip()
-    kept = {one: str(row[one]) for one in where.kept if row.get(one) is not None}
+    kept = {one: _plain(row[one]) for one in where.kept if row.get(one) is not None}
     return Row(line, prompt, None if name is None or name == "" else str(name), given, kept)
+
+
+def _plain(value: object) -> str:
+    """A value as text; lists and objects as JSON."""
+    return json.dumps(value, ensure_ascii=False) if isinstance(value, list | dict) else str(value)
 
 
 _READERS: dict[str, Callable[[str, Path, Columns], Rows]] = {

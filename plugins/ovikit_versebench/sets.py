@@ -26,7 +26,7 @@ from ovikit.types import Clip, ClipSpec
 Wording = Literal["tagged", "plain"]
 PICTURES = (".jpg", ".jpeg", ".png", ".webp")
 SHOWN = 20
-KEPT = ("speech", "speaker", "subset", "audio_prompt", "video_prompt")
+KEPT = ("speech", "speaker", "turns", "subset", "audio_prompt", "video_prompt")
 """Columns of a table that evaluators may read."""
 
 

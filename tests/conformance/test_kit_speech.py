@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from importlib.util import find_spec
+
+import pytest
 
 from ovikit.evaluation.protocols import PromptItem
 from ovikit.testing import EvaluatorContract
@@ -11,8 +14,16 @@ from ovikit.testing.clips import CLIP
 
 class TestSpeechRecognition(EvaluatorContract):
     component = "speech-recognition"
-    requires = ("moonshine_voice",)
+    requires = ("moonshine_voice", "silero_vad", "onnxruntime")
     changed = {"rules": "official"}
+    item = PromptItem("0", "Somebody says <S>Good evening.<E>")
+
+
+@pytest.mark.skipif(find_spec("resemblyzer") is None, reason="resemblyzer, which cannot be imported without librosa")
+class TestSpeechBySpeaker(EvaluatorContract):
+    component = "speech-by-speaker"
+    requires = ("moonshine_voice", "silero_vad", "onnxruntime")
+    changed = {"least": 0.8}
     item = PromptItem("0", "Somebody says <S>Good evening.<E>")
 
 

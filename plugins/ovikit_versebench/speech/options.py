@@ -11,12 +11,30 @@ from ovikit.kernel.component import Config
 Rules = Literal["fixed", "official"]
 
 
-class SpeechRecognitionConfig(Config):
+class HearingConfig(Config):
+    """Which recogniser of speech hears."""
+
+    recogniser: Literal["moonshine-tiny", "whisper"] = "moonshine-tiny"
+    """moonshine-tiny: English, carried by a package; whisper: many languages, from a folder of the user's."""
+    weights: str = "whisper-large-v3"
+    """Folder of Whisper's, in transformers' layout. Its size and version are part of the metric's version."""
+    language: Annotated[str, Field(pattern="^[a-z]{2,3}$")] | None = None
+    """What Whisper is told is spoken, as "en"; by default it decides by itself."""
+
+
+class SpeechRecognitionConfig(HearingConfig):
     """Options of ``speech-recognition``."""
 
     rules: Rules = "fixed"
-    """fixed: capitals and punctuation do not count, and texts without spaces between words are compared by character;
-    official: words as they are written, whatever the script."""
+    """fixed: capitals, punctuation and spellings of numbers do not count, and texts without spaces between words are
+    compared by character; official: words as they are written, whatever the script."""
+
+
+class SpeechBySpeakerConfig(HearingConfig):
+    """Options of ``speech-by-speaker``."""
+
+    least: Annotated[float, Field(gt=0, lt=1)] = 0.65
+    """Cosine from which on two voices are one speaker's."""
 
 
 class SpeechQualityConfig(Config):

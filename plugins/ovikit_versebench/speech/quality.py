@@ -13,11 +13,10 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from ovikit.evaluation.protocols import MetricSpec, PromptItem, Unscored
-from ovikit.extras import require
 from ovikit.generate.media import View
 from ovikit.types import Clip
 from ovikit_versebench.listening.spectra import slaney_filters
-from ovikit_versebench.speech.packages import carried, home, runtime, told
+from ovikit_versebench.speech.packages import carried, home, quiet_session, runtime, told
 
 VERSION = "1"
 SOUND_HZ = 16000
@@ -102,16 +101,8 @@ class SpeechQuality:
 @cache
 def _networks() -> tuple[Any, Any]:
     """Of P.835 and of P.808, once in a process: reading them takes as long as grading with them."""
-    onnx = require("onnxruntime", extra="eval")
-    onnx.disable_telemetry_events()
-    options = onnx.SessionOptions()
-    options.intra_op_num_threads = 1
     place = home("speechmos") / "dnsmos_models"
-    first, second = (
-        onnx.InferenceSession(str(place / name), options, providers=["CPUExecutionProvider"])
-        for name in ("sig_bak_ovr.onnx", "model_v8.onnx")
-    )
-    return first, second
+    return quiet_session(place / "sig_bak_ovr.onnx"), quiet_session(place / "model_v8.onnx")
 
 
 @cache

@@ -1,40 +1,50 @@
 """Whether it is said what the prompt has said: errors of a transcript.
 
-The recogniser is Moonshine tiny (English), which the package moonshine-voice 0.0.48 carries. Verse-Bench's tool uses
-SenseVoice, which no package carries; the rules of comparison are the tool's under ``official``, its recogniser is not.
+Verse-Bench's tool hears with SenseVoice, which no package carries and transformers does not have. The rules of
+comparison are the tool's under ``official``, its recogniser is not.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from functools import cached_property
 from typing import Any
 
-import torch
+from torch import Tensor
 
-from ovikit.evaluation.protocols import MetricSpec, PromptItem, Unscored
+from ovikit.evaluation.needs import need_package
+from ovikit.evaluation.protocols import MetricSpec, Need, PromptItem, Unscored
 from ovikit.generate.media import View
 from ovikit.types import Clip
+from ovikit_versebench.speech.hearing import SOUND_HZ, Recogniser
 from ovikit_versebench.speech.options import Rules
-from ovikit_versebench.speech.packages import carried, told
-from ovikit_versebench.speech.text import MOST_SPEAKERS, characters, cpcer, error_rate, spoken_in, units
+from ovikit_versebench.speech.packages import told
+from ovikit_versebench.speech.presence import need as need_voices
+from ovikit_versebench.speech.presence import speech_probabilities
+from ovikit_versebench.speech.text import error_rate, script_of, spoken_in, units
 
-VERSION = "1"
-SOUND_HZ = 16000
+VERSION = "2"
 LEAST_S = 0.3
 QUIETEST = 1e-3
+LEAST_SPEECH_S = 0.25
+NOBODY = "nobody speaks in its prompt"
 
 
 class SpeechRecognition:
-    """``wer`` of an item's speech, and ``cpcer`` by speaker."""
+    """``wer`` of an item's speech: errors by the number of words that were to be said.
+
+    The mean over items, as the published tool has it, and not the errors of a set by its words: each prompt counts
+    alike, and results are paired by item.
+    """
 
     view = View(sample_rate_hz=SOUND_HZ, modalities=("audio",))
 
-    def __init__(self, rules: Rules) -> None:
-        self._official = rules == "official"
-        self.needs = (carried("moonshine_voice", "MIT", "https://pypi.org/project/moonshine-voice/0.0.48"),)
-        self.version = f"{VERSION}/moonshine-tiny-en/{told('moonshine-voice')}"
+    def __init__(self, recogniser: Recogniser, rules: Rules) -> None:
+        self._hear, self._official = recogniser, rules == "official"
+        self.needs: tuple[Need, ...] = (*recogniser.needs, need_voices())
+        if not self._official:
+            self.needs += (normaliser(),)
+        self.version = f"{VERSION}/{recogniser.version}/{told('silero-vad')}"
         how = (
             "words as they are written" if self._official else "normalised words, characters of scripts without spaces"
         )
@@ -43,61 +53,62 @@ class SpeechRecognition:
                 "wer", "lower", "", (0.0, math.inf), f"{self.version}/{rules}",
                 f"errors by the number of words that were to be said, mean over items; {how}",
             ),
-            MetricSpec(
-                "cpcer", "lower", "", (0.0, math.inf), self.version,
-                "errors by character, of what each speaker says, speakers matched in the best way",
-            ),
         )  # fmt: skip
 
-    @cached_property
-    def _recogniser(self) -> Any:
-        from moonshine_voice import ModelArch, Transcriber, get_model_path
-
-        return Transcriber(str(get_model_path("tiny-en")), ModelArch.TINY)
-
     def leaves_out(self, item: PromptItem) -> str | None:
-        return None if speech_of(item) else "nobody speaks in its prompt"
+        return None if speech_of(item) else NOBODY
 
     def features(self, clip: Clip) -> dict[str, Any]:
-        sound = clip.audio
-        if sound is None or len(sound) < LEAST_S * SOUND_HZ:
-            return {"why": "no sound" if sound is None or len(sound) == 0 else f"it is shorter than {LEAST_S:g} s"}
-        if not bool(torch.isfinite(sound).all()):
-            return {"why": "the sound has NaN or Inf"}
-        if float(sound.abs().max()) < QUIETEST:
-            return {"why": "the sound is silent"}
-        lines = self._recogniser.transcribe_without_streaming(sound.tolist(), SOUND_HZ).lines
-        turns = [
-            {"speaker": int(one.speaker_index) if one.has_speaker_id else 0, "text": one.text.strip()} for one in lines
-        ]
-        return {"why": None, "turns": turns}
+        if (why := why_unheard(clip.audio)) is not None or clip.audio is None:
+            return {"why": why}
+        return {"why": None, "text": self._hear(clip.audio) if anybody_speaks(clip.audio) else ""}
 
     def score(
         self, video: Mapping[str, Any], audio: Mapping[str, Any], item: PromptItem
     ) -> dict[str, float | Unscored]:
-        if audio["why"] is not None:
-            return {metric.name: Unscored(audio["why"]) for metric in self.metrics}
-        heard = " ".join(turn["text"] for turn in audio["turns"])
-        wanted = speech_of(item)
-        pair = (heard.split(), wanted.split()) if self._official else (units(heard), units(wanted))
-        none = Unscored("what is to be said has no words")
-        return {
-            "wer": error_rate(*pair) if pair[1] else none,
-            "cpcer": self._by_speaker(audio["turns"], item) if characters(wanted) else none,
-        }
+        return {"wer": Unscored(audio["why"]) if audio["why"] is not None else self._errors(audio["text"], item)}
 
-    def _by_speaker(self, turns: list[dict[str, Any]], item: PromptItem) -> float | Unscored:
-        heard: dict[int, str] = {}
-        for turn in turns:
-            heard[turn["speaker"]] = f"{heard.get(turn['speaker'], '')} {turn['text']}"
-        wanted: dict[str, str] = {}
-        for turn in item.truth.get("turns") or [{"speaker": "", "text": speech_of(item)}]:
-            wanted[turn["speaker"]] = f"{wanted.get(turn['speaker'], '')} {turn['text']}"
-        if max(len(heard), len(wanted)) > MOST_SPEAKERS:
-            return Unscored(f"there are more than {MOST_SPEAKERS} speakers")
-        return cpcer(list(heard.values()), list(wanted.values()))
+    def _errors(self, heard: str, item: PromptItem) -> float | Unscored:
+        said = speech_of(item)
+        if (why := not_known(self._hear, said)) is not None:
+            return Unscored(why)
+        script = script_of(said)
+        wanted, found = (said.split(), heard.split()) if self._official else (units(said, script), units(heard, script))
+        return error_rate(found, wanted) if wanted else Unscored("what is to be said has no words")
+
+
+def normaliser() -> Need:
+    """The package with the normaliser of texts."""
+    where = "https://github.com/huggingface/transformers"
+    return need_package("transformers", "Apache-2.0", where, "pip install 'ovikit[ovi]'")
 
 
 def speech_of(item: PromptItem) -> str:
     """What is to be said: as the set has it, else as the prompt's tags have."""
-    return str(item.truth["speech"]).strip() if "speech" in item.truth else spoken_in(item.prompt)
+    if "speech" in item.truth:
+        return str(item.truth["speech"] or "").strip()
+    return " ".join(spoken_in(item.prompt))
+
+
+def not_known(recogniser: Recogniser, said: str) -> str | None:
+    """Why a recogniser cannot tell whether something is said; None: it can."""
+    other = recogniser.english and script_of(said) != "latin"
+    return "what is to be said is not in Latin letters, and the recogniser knows English only" if other else None
+
+
+def why_unheard(sound: Tensor | None) -> str | None:
+    """Why nothing can be recognised in (samples,); None: it can."""
+    if sound is None or len(sound) == 0:
+        return "no sound"
+    if len(sound) < LEAST_S * SOUND_HZ:
+        return f"it is shorter than {LEAST_S:g} s"
+    if not bool(sound.isfinite().all()):
+        return "the sound has NaN or Inf"
+    return "the sound is silent" if float(sound.abs().max()) < QUIETEST else None
+
+
+def anybody_speaks(sound: Tensor) -> bool:
+    """Whether there is a quarter of a second of speech at least. Recognisers hear words in noise and music, too: where
+    nobody speaks, nothing was said."""
+    probabilities, step_s = speech_probabilities(sound)
+    return sum(one >= 0.5 for one in probabilities) * step_s >= LEAST_SPEECH_S

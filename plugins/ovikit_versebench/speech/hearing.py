@@ -1,0 +1,43 @@
+"""Recognisers of speech: a sound to its text."""
+
+from __future__ import annotations
+
+from itertools import pairwise
+from typing import Protocol
+
+from torch import Tensor
+
+from ovikit.evaluation.protocols import Need
+
+SOUND_HZ = 16000
+_QUIET, _STEP = SOUND_HZ // 10, SOUND_HZ // 100
+
+
+class Recogniser(Protocol):
+    """needs:   of weights and packages
+    version: tells recognisers and their weights apart
+    english: whether it knows nothing but English
+    """
+
+    needs: tuple[Need, ...]
+    version: str
+    english: bool
+
+    def __call__(self, sound: Tensor) -> str:
+        """What is said in (samples,) at 16 kHz; the same for the same sound, whatever was heard before."""
+        ...
+
+
+def pieces(sound: Tensor, most: int) -> list[Tensor]:
+    """A sound in parts of at most ``most`` samples, which are a second at least, cut where it is quietest within an
+    eighth of that of where they would be alike."""
+    if len(sound) <= most:
+        return [sound]
+    near = most // 8
+    count = -(-len(sound) // (most - 2 * near))
+    cuts = [0]
+    for k in range(1, count):
+        low = k * len(sound) // count - near
+        power = sound[low : low + 2 * near].square().unfold(0, _QUIET, _STEP).mean(dim=-1)
+        cuts.append(low + int(power.argmin()) * _STEP + _QUIET // 2)
+    return [sound[a:b] for a, b in pairwise([*cuts, len(sound)])]
