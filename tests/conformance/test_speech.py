@@ -9,15 +9,17 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from real_clips import fetch
 from torchmetrics.functional.text import word_error_rate
 
 from ovikit.evaluation.corruptions import CORRUPTIONS
 from ovikit.evaluation.protocols import PromptItem, Unscored
 from ovikit.evaluation.selftest import self_test
+from ovikit.generate.media import read_views
 from ovikit.recipe.load import load_suite
 from ovikit.testing.clips import CLIP, noisy_clip, silent_clip
 from ovikit.types import Clip
-from ovikit_versebench.speech.faces import Faces, anchors
+from ovikit_versebench.speech.faces import Faces, anchors, merged
 from ovikit_versebench.speech.hearing import pieces
 from ovikit_versebench.speech.moonshine import Moonshine, token_bytes
 from ovikit_versebench.speech.packages import home
@@ -246,7 +248,7 @@ def film(frames: list[np.ndarray], rate_hz: float = 5.0) -> Clip:
 
 def test_a_face_is_found_where_it_is_and_as_large_as_it_is():
     pytest.importorskip("ai_edge_litert")
-    judge = Faces(0.2, 0.5)
+    judge = Faces(0.2, 0.6)
     for x, y, size in ((0.5, 0.5, 0.5), (0.3, 0.6, 0.4), (0.7, 0.4, 0.6)):
         left, top, width, height = judge.features(film([face(x=x, y=y, size=size)]))["faces"][0]
         assert left + width / 2 == pytest.approx(x, abs=0.05)
@@ -256,7 +258,7 @@ def test_a_face_is_found_where_it_is_and_as_large_as_it_is():
 
 def test_moving_and_missing_faces_by_hand():
     pytest.importorskip("ai_edge_litert")
-    judge = Faces(0.2, 0.5)
+    judge = Faces(0.2, 0.6)
     none = np.full((240, 320, 3), 90, dtype=np.uint8)
     moving = [face(x=0.3 + 0.04 * k, size=0.5) for k in range(6)]
     found = score(judge, film([*moving, none, none]))
@@ -270,15 +272,38 @@ def test_moving_and_missing_faces_by_hand():
 
 def test_anchors_are_the_networks():
     found = anchors()
-    assert found.shape == (896, 2)
-    assert found[0].tolist() == [1 / 32, 1 / 32]
-    assert found[2].tolist() == [3 / 32, 1 / 32]
-    assert found[512].tolist() == [1 / 16, 1 / 16]
+    assert found.shape == (2304, 2)
+    assert found[0].tolist() == [1 / 96, 1 / 96]
+    assert found[1].tolist() == [3 / 96, 1 / 96]
+    assert found[48].tolist() == [1 / 96, 3 / 96]
+
+
+def test_boxes_of_one_face_are_one_by_hand():
+    boxes = np.array([[0.1, 0.1, 0.2, 0.2], [0.12, 0.1, 0.2, 0.2], [0.7, 0.7, 0.1, 0.1], [0.25, 0.25, 0.2, 0.2]])
+    found = merged(boxes, np.array([0.6, 0.9, 0.8, 0.7]))
+    # The first two share 0.18 x 0.2 of 0.044; the last one shares too little with either.
+    assert [list(map(float, one)) for one in found] == [
+        pytest.approx([(0.6 * 0.1 + 0.9 * 0.12) / 1.5, 0.1, 0.2, 0.2]),
+        pytest.approx([0.7, 0.7, 0.1, 0.1]),
+        pytest.approx([0.25, 0.25, 0.2, 0.2]),
+    ]
+    assert merged(np.zeros((0, 4)), np.zeros(0)) == []
+
+
+@pytest.mark.slow
+def test_people_have_faces_and_a_clock_has_none(tmp_path):
+    pytest.importorskip("ai_edge_litert")
+    judge = Faces(0.2, 0.6)
+    shares = {
+        path.stem: score(judge, read_views(path, (judge.view,), ("video",))[judge.view])["face_share"]
+        for path in fetch(("obama_speech.mp4", "jwpIntro.mp4", "shot_change.mp4", "bigbuckbunny.mp4"), tmp_path)
+    }
+    assert shares == {"obama_speech": 1.0, "jwpIntro": 1.0, "shot_change": 0.0, "bigbuckbunny": 0.0}
 
 
 def test_packages_that_are_missing_are_told(monkeypatch):
     monkeypatch.setattr("ovikit.evaluation.needs.find_spec", lambda name: None)
-    for judge in (SpeechRecognition(Moonshine(), "fixed"), SpeechQuality(), SpeechPresence(0.5), Faces(0.2, 0.5)):
+    for judge in (SpeechRecognition(Moonshine(), "fixed"), SpeechQuality(), SpeechPresence(0.5), Faces(0.2, 0.6)):
         assert all("it is not installed: pip install" in (one.missing or "") for one in judge.needs)
 
 

