@@ -33,6 +33,10 @@ NAMES = ("dnsmos_p808", "dnsmos_ovrl", "dnsmos_sig", "dnsmos_bak")
 BECKETT = (3.9253168, 3.3610252, 3.6405388, 4.1204844)
 SHORT = (3.0780025, 2.7184173, 3.1008675, 3.7548217)
 """Of the first two seconds."""
+ODD = (3.7613564, 3.2563101, 3.6254706, 3.9116362)
+"""Of 50000 samples, which are repeated to 12.5 s: speechmos grades three of the four windows that fit."""
+LONG = (3.9122882, 3.3192681, 3.608598, 4.0907744)
+"""Of the whole three times, 29.9 s: speechmos grades seven windows of 21."""
 WORDS = PromptItem("0", "", {"speech": SAID})
 
 
@@ -186,7 +190,10 @@ def test_dnsmos_is_that_of_speechmos(spoken):
     pytest.importorskip("onnxruntime")
     judge = SpeechQuality()
     assert spoken.audio is not None
-    for samples, wanted in ((spoken.audio, BECKETT), (spoken.audio[:32000], SHORT)):
+    sound = spoken.audio
+    for samples, wanted in (
+        (sound, BECKETT), (sound[:32000], SHORT), (sound[:50000], ODD), (sound.repeat(3), LONG),
+    ):  # fmt: skip
         found = judge.grades(samples.numpy())
         assert [found[name] for name in NAMES] == pytest.approx(wanted, abs=1e-4)
 

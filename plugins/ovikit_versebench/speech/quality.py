@@ -18,10 +18,11 @@ from ovikit.types import Clip
 from ovikit_versebench.listening.spectra import slaney_filters
 from ovikit_versebench.speech.packages import carried, home, quiet_session, runtime, told
 
-VERSION = "1"
+VERSION = "2"
 SOUND_HZ = 16000
+WINDOW_S = 9.01
 WINDOW = 144_160
-"""Samples that are graded at once: 9.01 s. A shorter sound is repeated, a longer one graded second by second."""
+"""Samples that are graded at once. A shorter sound is repeated, of a longer one windows a second apart are graded."""
 QUIETEST = 1e-3
 FRAME, HOP, BANDS = 321, 160, 120
 GRADES = ("sig", "bak", "ovrl")
@@ -71,10 +72,8 @@ class SpeechQuality:
         while len(sound) < WINDOW:
             sound = np.concatenate((sound, sound))
         rows: list[list[float]] = []
-        for start in range(0, int(len(sound) / SOUND_HZ - WINDOW / SOUND_HZ) * SOUND_HZ + 1, SOUND_HZ):
+        for start in _starts(len(sound)):
             piece = sound[start : start + WINDOW]
-            if len(piece) < WINDOW:
-                break
             primary, p808 = _networks()
             raw = primary.run(None, {"input_1": piece[None].astype(np.float32)})[0][0]
             spectrum = decibels(torch.from_numpy(piece[:-HOP].copy())).numpy()
@@ -96,6 +95,14 @@ class SpeechQuality:
         if audio["why"] is not None:
             return {metric.name: Unscored(audio["why"]) for metric in self.metrics}
         return {metric.name: audio[metric.name] for metric in self.metrics}
+
+
+def _starts(length: int) -> list[int]:
+    """First samples of the windows that speechmos grades of ``length``, which are not all that fit: it counts whole
+    seconds, so that 12.5 s have three; and where its product of seconds and rate falls short of a whole number, as
+    from the 8th to the 24th window, it finds a sample missing and leaves the window out."""
+    count = int(length // SOUND_HZ - WINDOW_S) + 1
+    return [k * SOUND_HZ for k in range(count) if int((k + WINDOW_S) * SOUND_HZ) == k * SOUND_HZ + WINDOW]
 
 
 @cache
