@@ -316,5 +316,5 @@ def test_packages_that_are_missing_are_told(monkeypatch):
 
 def test_short_and_broken_sounds_have_reasons():
     short = replace(silent_clip(CLIP), audio=torch.full((100,), 0.5))
-    for judge in (SpeechRecognition(Moonshine(), "fixed"), SpeechPresence(0.5)):
+    for judge in (SpeechRecognition(Moonshine(), "fixed"), SpeechPresence(0.5), SpeechQuality()):
         assert all(isinstance(one, Unscored) for one in score(judge, short).values())

@@ -10,10 +10,10 @@ from typing import Any
 from ovikit.evaluation.protocols import MetricSpec, PromptItem, Unscored
 from ovikit.generate.media import View
 from ovikit.types import Clip
-from ovikit_versebench.speech.hearing import SOUND_HZ, Recogniser
+from ovikit_versebench.speech.hearing import SOUND_HZ, Recogniser, why_unheard
 from ovikit_versebench.speech.packages import told
 from ovikit_versebench.speech.presence import need as need_voices
-from ovikit_versebench.speech.recognition import NOBODY, normaliser, not_known, speech_of, why_unheard
+from ovikit_versebench.speech.recognition import NOBODY, normaliser, not_known, speech_of
 from ovikit_versebench.speech.text import MOST_SPEAKERS, characters, cpcer, script_of, spoken_in
 from ovikit_versebench.speech.voices import need_encoder, turns
 

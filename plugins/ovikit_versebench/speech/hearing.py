@@ -10,6 +10,8 @@ from torch import Tensor
 from ovikit.evaluation.protocols import Need
 
 SOUND_HZ = 16000
+LEAST_S = 0.3
+QUIETEST = 1e-3
 _QUIET, _STEP = SOUND_HZ // 10, SOUND_HZ // 100
 
 
@@ -41,3 +43,14 @@ def pieces(sound: Tensor, most: int) -> list[Tensor]:
         power = sound[low : low + 2 * near].square().unfold(0, _QUIET, _STEP).mean(dim=-1)
         cuts.append(low + int(power.argmin()) * _STEP + _QUIET // 2)
     return [sound[a:b] for a, b in pairwise([*cuts, len(sound)])]
+
+
+def why_unheard(sound: Tensor | None) -> str | None:
+    """Why there is nothing to hear in (samples,) at 16 kHz; None: there is."""
+    if sound is None or len(sound) == 0:
+        return "no sound"
+    if len(sound) < LEAST_S * SOUND_HZ:
+        return f"it is shorter than {LEAST_S:g} s"
+    if not bool(sound.isfinite().all()):
+        return "the sound has NaN or Inf"
+    return "the sound is silent" if float(sound.abs().max()) < QUIETEST else None

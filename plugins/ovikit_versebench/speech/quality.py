@@ -16,14 +16,13 @@ from ovikit.evaluation.protocols import MetricSpec, PromptItem, Unscored
 from ovikit.generate.media import View
 from ovikit.types import Clip
 from ovikit_versebench.listening.spectra import slaney_filters
+from ovikit_versebench.speech.hearing import SOUND_HZ, why_unheard
 from ovikit_versebench.speech.packages import carried, home, quiet_session, runtime, told
 
 VERSION = "2"
-SOUND_HZ = 16000
 WINDOW_S = 9.01
 WINDOW = 144_160
 """Samples that are graded at once. A shorter sound is repeated, of a longer one windows a second apart are graded."""
-QUIETEST = 1e-3
 FRAME, HOP, BANDS = 321, 160, 120
 GRADES = ("sig", "bak", "ovrl")
 CURVES: dict[str, tuple[float, ...]] = {
@@ -58,12 +57,8 @@ class SpeechQuality:
         return "nobody speaks in its prompt" if "speech" in item.truth and not item.truth["speech"] else None
 
     def features(self, clip: Clip) -> dict[str, Any]:
-        if clip.audio is None or clip.audio.numel() == 0:
-            return {"why": "no sound"}
-        if not bool(torch.isfinite(clip.audio).all()):
-            return {"why": "the sound has NaN or Inf"}
-        if float(clip.audio.abs().max()) < QUIETEST:
-            return {"why": "the sound is silent"}
+        if (why := why_unheard(clip.audio)) is not None or clip.audio is None:
+            return {"why": why}
         found = self.grades(clip.audio.clamp(-1, 1).numpy())
         return {"why": None, **{name: round(value, 6) for name, value in found.items()}}
 

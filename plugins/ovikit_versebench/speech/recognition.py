@@ -16,7 +16,7 @@ from ovikit.evaluation.needs import need_package
 from ovikit.evaluation.protocols import MetricSpec, Need, PromptItem, Unscored
 from ovikit.generate.media import View
 from ovikit.types import Clip
-from ovikit_versebench.speech.hearing import SOUND_HZ, Recogniser
+from ovikit_versebench.speech.hearing import SOUND_HZ, Recogniser, why_unheard
 from ovikit_versebench.speech.options import Rules
 from ovikit_versebench.speech.packages import told
 from ovikit_versebench.speech.presence import need as need_voices
@@ -24,8 +24,6 @@ from ovikit_versebench.speech.presence import speech_probabilities
 from ovikit_versebench.speech.text import error_rate, script_of, spoken_in, units
 
 VERSION = "2"
-LEAST_S = 0.3
-QUIETEST = 1e-3
 LEAST_SPEECH_S = 0.25
 NOBODY = "nobody speaks in its prompt"
 
@@ -94,17 +92,6 @@ def not_known(recogniser: Recogniser, said: str) -> str | None:
     """Why a recogniser cannot tell whether something is said; None: it can."""
     other = recogniser.english and script_of(said) != "latin"
     return "what is to be said is not in Latin letters, and the recogniser knows English only" if other else None
-
-
-def why_unheard(sound: Tensor | None) -> str | None:
-    """Why nothing can be recognised in (samples,); None: it can."""
-    if sound is None or len(sound) == 0:
-        return "no sound"
-    if len(sound) < LEAST_S * SOUND_HZ:
-        return f"it is shorter than {LEAST_S:g} s"
-    if not bool(sound.isfinite().all()):
-        return "the sound has NaN or Inf"
-    return "the sound is silent" if float(sound.abs().max()) < QUIETEST else None
 
 
 def anybody_speaks(sound: Tensor) -> bool:
