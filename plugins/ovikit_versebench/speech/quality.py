@@ -40,7 +40,7 @@ class SpeechQuality:
 
     def __init__(self) -> None:
         self.needs = (
-            carried("speechmos", "MIT", "https://pypi.org/project/speechmos"),
+            carried("speechmos", "MIT", "https://github.com/microsoft/DNS-Challenge"),
             runtime("onnxruntime", "MIT", "https://onnxruntime.ai"),
         )
         self.version = f"{VERSION}/{told('speechmos')}"

@@ -58,7 +58,7 @@ class VoiceEncoder(nn.Module):
 
 def need_encoder() -> Need:
     """The package that carries the encoder."""
-    return carried("resemblyzer", "Apache-2.0", "https://pypi.org/project/Resemblyzer")
+    return carried("resemblyzer", "Apache-2.0", "https://github.com/resemble-ai/Resemblyzer")
 
 
 @cache
