@@ -11,6 +11,8 @@ from ovikit.commands.tables import print_table
 from ovikit.errors import UserError, listed
 
 if TYPE_CHECKING:
+    from rich.console import Console
+
     from ovikit.study.analysis import Report
 
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
@@ -140,12 +142,9 @@ def report(
         console.print(f"written: {path}", highlight=False, markup=False)
 
 
-def _show(console: object, found: Report) -> None:
-    from rich.console import Console
-
+def _show(console: Console, found: Report) -> None:
     from ovikit.study.report import show_range, show_rate
 
-    assert isinstance(console, Console)
     rows = [
         (
             one.dimension, one.model, one.other, str(one.votes), str(one.win), str(one.tie), str(one.both_bad),
