@@ -6,6 +6,7 @@ The package does not install here; it was run once, outside of these tests, on t
 from __future__ import annotations
 
 import hashlib
+import itertools
 from dataclasses import replace
 from fractions import Fraction
 from pathlib import Path
@@ -206,7 +207,7 @@ def test_pieces_cover_the_whole(whole: int, length: int) -> None:
     assert heard >= set(range(whole))
     assert max(heard) == max(whole, length) - 1
     assert (len(starts) - 1) * length < whole
-    steps = {after - before for before, after in zip(starts, starts[1:], strict=False)}
+    steps = {after - before for before, after in itertools.pairwise(starts)}
     assert not steps or max(steps) - min(steps) <= 1
 
 
