@@ -13,6 +13,7 @@ from __future__ import annotations
 import atexit
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
@@ -28,6 +29,9 @@ if "OVIKIT_TEST_CACHE" not in os.environ:
     os.environ["OVIKIT_TEST_CACHE"] = os.environ["OVIKIT_CACHE"] = tempfile.mkdtemp(prefix="ovikit-tests-")
     atexit.register(shutil.rmtree, os.environ["OVIKIT_CACHE"], ignore_errors=True)
 os.environ.setdefault("HF_HUB_OFFLINE", "1")  # a file that is missing is told at once
+# What a shell starts in the background ignores Ctrl-C, and so would every program that a test starts and interrupts.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 WITHOUT = "OVIKIT_TEST_WITHOUT_PLUGINS"
 CHECKED = (
