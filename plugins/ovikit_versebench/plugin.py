@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 from ovikit.kernel.component import Component
 from ovikit.kernel.hookspecs import hookimpl
+from ovikit_versebench.binding.components import COMPONENTS as BINDING
 from ovikit_versebench.listening.components import COMPONENTS as LISTENING
 from ovikit_versebench.options import (
     AgreementConfig,
@@ -109,4 +110,5 @@ def ovikit_register_evaluators() -> Sequence[Component]:
         *SPEECH,
         *SYNC,
         *LISTENING,
+        *BINDING,
     )

@@ -31,7 +31,6 @@ from ovikit_versebench.listening.aesthetics import WINDOW, AudioAesthetics
 from ovikit_versebench.listening.clap import ClapScore, fused, pieces, repeated
 from ovikit_versebench.listening.passt import log_mel
 from ovikit_versebench.listening.sounds import PEAK
-from ovikit_versebench.listening.spectra import decibels
 from ovikit_versebench.listening.statistics import (
     distance_of_two,
     frechet_distance,
@@ -40,6 +39,7 @@ from ovikit_versebench.listening.statistics import (
 )
 from ovikit_versebench.listening.tagging import Panns, Passt
 from ovikit_versebench.listening.wavlm import AXES
+from ovikit_versebench.mel import decibels
 
 TRUE = PromptItem("0", "", {"subset": "set2", "audio_prompts": ["rain", "dogs bark"]})
 

@@ -11,7 +11,6 @@ import json
 from functools import partial
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
 from listening_kit import (
@@ -33,7 +32,8 @@ from torch import nn
 from ovikit.checkpoints.assets import Assets
 from ovikit.errors import UserError
 from ovikit.evaluation.needs import network
-from ovikit_versebench.listening import spectra, wavlm
+from ovikit_versebench import mel
+from ovikit_versebench.listening import wavlm
 from ovikit_versebench.listening.aesthetics import read_aesthetics
 from ovikit_versebench.listening.cnn14 import FRONTS, Cnn14
 from ovikit_versebench.listening.passt import Passt, log_mel
@@ -103,25 +103,6 @@ def test_cnn14s_files_hold_more_than_weights(tmp_path: Path, monkeypatch: pytest
 # Spectra.
 
 
-@pytest.mark.parametrize(
-    ("ours", "form", "theirs"),
-    [
-        (spectra.slaney_filters, (16000, 512, 64, 50.0, 8000.0), {"norm": "slaney", "mel_scale": "slaney"}),
-        (spectra.slaney_filters, (32000, 1024, 64, 50.0, 14000.0), {"norm": "slaney", "mel_scale": "slaney"}),
-        (spectra.htk_filters, (48000, 1024, 64, 50.0, 14000.0), {"norm": None, "mel_scale": "htk"}),
-        (
-            spectra.kaldi_filters, (32000, 1024, 128, 0.0, 15000.0),
-            {"norm": None, "mel_scale": "kaldi", "triangularize_in_mel_space": True},
-        ),
-    ],
-)  # fmt: skip
-def test_mel_filters_are_those_of_transformers(ours, form, theirs) -> None:
-    audio_utils = pytest.importorskip("transformers.audio_utils")
-    rate, window, count, low, high = form
-    expected = audio_utils.mel_filter_bank(window // 2 + 1, count, low, high, rate, **theirs)
-    np.testing.assert_allclose(ours(*form).numpy(), expected, atol=1e-9)
-
-
 @pytest.mark.parametrize("rate", [16000, 32000])
 def test_cnn14s_convolutions_are_a_fourier_transform(rate: int) -> None:
     net, x = small_cnn14(FRONTS[rate]), noise(0.5, rate)
@@ -140,7 +121,7 @@ def test_passts_spectrum_by_hand() -> None:
     mirrored = torch.cat([flat[1:513].flip(0), flat, flat[-513:-1].flip(0)])
     frames = mirrored.unfold(0, 1024, 320) * bell
     power = torch.fft.rfft(frames).abs().square()
-    expected = ((power @ spectra.kaldi_filters(32000, 1024, 128, 0.0, 15000.0) + 1e-5).log() + 4.5) / 5
+    expected = ((power @ mel.kaldi_filters(32000, 1024, 128, 0.0, 15000.0) + 1e-5).log() + 4.5) / 5
     torch.testing.assert_close(log_mel(x[None])[0].double(), expected.T, atol=1e-4, rtol=1e-4)
 
 

@@ -36,9 +36,9 @@ from ovikit.types import Clip
 from ovikit_versebench.listening.clap_names import NUMPY_NUMBERS, from_laion
 from ovikit_versebench.listening.options import Rules
 from ovikit_versebench.listening.sounds import QUIETEST, at_peak, padded, plain, why_unheard
-from ovikit_versebench.listening.spectra import decibels, htk_filters, slaney_filters
 from ovikit_versebench.listening.statistics import distance_of_two
 from ovikit_versebench.listening.tagging import NO_TRUTH, known_truth, of_another_set, set_distance
+from ovikit_versebench.mel import decibels, htk_filters, slaney_filters
 
 VERSION = "1"
 RATE_HZ = 48000

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ovikit_versebench.listening.spectra import decibels, slaney_filters
+from ovikit_versebench.mel import decibels, slaney_filters
 
 MELS = 64
 LOWEST_HZ = 50.0

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ovikit_versebench.listening.spectra import kaldi_filters
+from ovikit_versebench.mel import kaldi_filters
 
 RATE_HZ = 32000
 MELS = 128

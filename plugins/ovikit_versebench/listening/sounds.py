@@ -14,13 +14,13 @@ PEAK = 10 ** (-1 / 20)
 """-1 dBFS."""
 
 
-def why_unheard(clip: Clip, quietest: float | None = QUIETEST) -> str | None:
+def why_unheard(clip: Clip, quietest: float | None = QUIETEST, least_s: float = LEAST_S) -> str | None:
     """Why nothing can be said of a clip's sound; None: something can. quietest: None where silence is judged, too."""
     sound = clip.audio
     if sound is None or sound.numel() == 0:
         return "no sound"
-    if len(sound) < LEAST_S * clip.sample_rate_hz:
-        return f"the sound lasts {len(sound) / clip.sample_rate_hz:.2f} s, less than {LEAST_S:g} s"
+    if len(sound) < least_s * clip.sample_rate_hz:
+        return f"the sound lasts {len(sound) / clip.sample_rate_hz:.2f} s, less than {least_s:g} s"
     if not bool(isfinite(sound).all()):
         return "the sound has NaN or Inf"
     if quietest is not None and float(sound.abs().max()) <= quietest:

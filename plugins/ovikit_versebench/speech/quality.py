@@ -15,7 +15,7 @@ from torch import Tensor
 from ovikit.evaluation.protocols import MetricSpec, PromptItem, Unscored
 from ovikit.generate.media import View
 from ovikit.types import Clip
-from ovikit_versebench.listening.spectra import slaney_filters
+from ovikit_versebench.mel import slaney_filters
 from ovikit_versebench.speech.hearing import SOUND_HZ, why_unheard
 from ovikit_versebench.speech.packages import carried, home, quiet_session, runtime, told
 

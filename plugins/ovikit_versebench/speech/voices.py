@@ -18,7 +18,7 @@ from torch.nn import functional as F
 
 from ovikit.evaluation.needs import device, network
 from ovikit.evaluation.protocols import Need
-from ovikit_versebench.listening.spectra import slaney_filters
+from ovikit_versebench.mel import slaney_filters
 from ovikit_versebench.speech.hearing import SOUND_HZ
 from ovikit_versebench.speech.packages import carried, home
 from ovikit_versebench.speech.presence import speech_probabilities

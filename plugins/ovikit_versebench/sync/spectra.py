@@ -10,6 +10,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from ovikit_versebench.mel import htk_edges, htk_filters
+
 SOUND_HZ = 16000
 WINDOW, HOP = 400, 160
 """Samples: 25 ms and 10 ms."""
@@ -29,23 +31,9 @@ def log_mel(segments: Tensor, mels: int, frames: int) -> Tensor:
     power = torch.stft(
         segments, MEL_FFT, HOP, WINDOW, window, center=True, pad_mode="reflect", return_complex=True
     ).abs().square()  # fmt: skip
-    logarithm = (mel_filters(mels).to(power) @ power + 1e-6).log()[..., :frames]
+    logarithm = (htk_filters(SOUND_HZ, MEL_FFT, mels, 0.0, SOUND_HZ / 2).T.to(power) @ power + 1e-6).log()[..., :frames]
     padded = torch.nn.functional.pad(logarithm, (0, frames - logarithm.shape[-1]))
     return (padded - MEL_MEAN) / (2 * MEL_STD)
-
-
-@cache
-def mel_filters(mels: int) -> Tensor:
-    """(mels, 513) triangles of height 1 over the frequencies from 0 to 8 kHz, evenly spaced on HTK's mel scale."""
-    edges = 700.0 * (10.0 ** (np.linspace(0.0, _mel(SOUND_HZ / 2), mels + 2) / 2595.0) - 1.0)
-    places = np.linspace(0.0, SOUND_HZ / 2, MEL_FFT // 2 + 1)
-    up = (places - edges[:-2, None]) / (edges[1:-1] - edges[:-2])[:, None]
-    down = (edges[2:, None] - places) / (edges[2:] - edges[1:-1])[:, None]
-    return torch.from_numpy(np.clip(np.minimum(up, down), 0.0, None).astype(np.float32))
-
-
-def _mel(hertz: float) -> float:
-    return 2595.0 * math.log10(1.0 + hertz / 700.0)
 
 
 def mfcc(sound: Tensor) -> NDArray[np.float64]:
@@ -70,8 +58,7 @@ def _above_zero(values: NDArray[np.float64]) -> NDArray[np.float64]:
 @cache
 def _bins() -> NDArray[np.float64]:
     """(26, 257) triangles between whole bins of the spectrum."""
-    edges = np.floor((FFT + 1) * 700.0 * (10.0 ** (np.linspace(0.0, _mel(SOUND_HZ / 2), FILTERS + 2) / 2595.0) - 1.0)
-                     / SOUND_HZ)  # fmt: skip
+    edges = np.floor((FFT + 1) * htk_edges(FILTERS, 0.0, SOUND_HZ / 2).numpy() / SOUND_HZ)
     places = np.arange(FFT // 2 + 1)
     with np.errstate(divide="ignore", invalid="ignore"):  # neighbouring edges may be one bin
         up = (places - edges[:-2, None]) / (edges[1:-1] - edges[:-2])[:, None]
