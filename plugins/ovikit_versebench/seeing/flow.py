@@ -27,9 +27,9 @@ VERSION = "1"
 LONGEST_PX = 512
 OFFICIAL_LONGEST_PX = 640
 OFFICIAL_LEAST_PX = 2 * LEAST_PX
-"""Of a side, padded: below it the last level of the pyramid has one cell, and the tool's lookups divide by zero."""
+"""Of a side, padded: below it the last level of the pyramid has one cell, and the tool's lookups divide 0 by 0."""
 AT_ONCE = 4
-"""Pairs. They take 0.9 GB at most, of 640 by 640 pixels."""
+"""Pairs. They take 1.5 GB at most, of 640 by 640 pixels."""
 
 
 class FlowMagnitude:
@@ -74,7 +74,7 @@ class FlowMagnitude:
         found = self._speed(clip.video, clip.frame_rate_hz) if self._rules == "fixed" else self._official(clip.video)
         if found is None:
             return {
-                "why": f"the tool breaks off at pictures with a side below {OFFICIAL_LEAST_PX} px",
+                "why": f"the tool has no number for pictures with a side below {OFFICIAL_LEAST_PX} px",
                 "magnitude": None,
             }
         if not math.isfinite(found):
