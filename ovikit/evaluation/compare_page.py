@@ -67,6 +67,8 @@ def _verdict(metric: MetricResult, gain: tuple[float, Interval] | None) -> str:
     low, high = gain[1]
     if low <= 0 <= high:
         return "not told apart"
+    if float(show_signed(gain[0], metric)) == 0:
+        return "less apart than is shown"
     if metric.direction == "neither":
         return "more" if low > 0 else "less"
     return "better" if (low > 0) == (metric.direction == "higher") else "worse"

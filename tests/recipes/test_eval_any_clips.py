@@ -24,6 +24,7 @@ from av.video.frame import VideoFrame
 from real_clips import fetch
 
 from ovikit.cli import main
+from ovikit.evaluation.compare_page import rows_of
 from ovikit.evaluation.results import Results, read_results, write_results
 from ovikit.evaluation.selftest import made_clips
 from ovikit.generate.media import View, read_clip, read_views, write_clip
@@ -246,6 +247,20 @@ def test_every_metric_is_listed(results: Results) -> None:
         assert row[1] == metric.evaluator
         assert metric.version in row
         assert f"{name}: {metric.summary}" in told.told
+
+
+def test_a_difference_too_small_to_be_shown_has_no_side(results: Results) -> None:
+    def moved(by: float) -> Results:
+        told = results.model_dump(mode="json")
+        for item in told["items"]:
+            if item["scores"]["loudness_lufs"] is not None:
+                item["scores"]["loudness_lufs"] += by
+        return Results.model_validate(told)
+
+    def verdict(by: float) -> str:
+        return next(row.verdict for row in rows_of(results, moved(by)) if row.name == "loudness_lufs")
+
+    assert [verdict(by) for by in (1e-9, -1e-9, 0.5, -0.5)] == [*["less apart than is shown"] * 2, "more", "less"]
 
 
 def test_two_results_are_compared_by_item(clips: Path, results: Results, tmp_path: Path) -> None:
