@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
+import flow_kit
+import pytest
 from seeing_kit import item_of, pictures, write_weights
 
 from ovikit.evaluation.protocols import PromptItem
 from ovikit.testing import EvaluatorContract
+from ovikit.testing.clips import CLIP
 
 
 class TestIdentity(EvaluatorContract):
@@ -18,3 +22,20 @@ class TestIdentity(EvaluatorContract):
         write_weights(folder)
         item_of(folder, pictures(1)[0])
         cls.item = PromptItem("0", "a picture", image=folder / "reference.png")
+
+
+class TestFlowMagnitude(EvaluatorContract):
+    component = "flow-magnitude"
+
+    @pytest.fixture(autouse=True)
+    def _small_network(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        flow_kit.use_small_network(monkeypatch)
+
+    @classmethod
+    def files(cls, folder: Path) -> None:
+        flow_kit.write_weights(folder)
+
+
+class TestFlowMagnitudeOfficial(TestFlowMagnitude):
+    options = {"rules": "official"}
+    clip = replace(CLIP, frame_rate_hz=4.0, height_px=128, width_px=128)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from ovikit.kernel.component import Component
-from ovikit_versebench.seeing.options import IdentityConfig
+from ovikit_versebench.seeing.options import FlowMagnitudeConfig, IdentityConfig
 
 if TYPE_CHECKING:
     from ovikit.checkpoints.assets import Assets
@@ -19,6 +19,13 @@ def _identity(config: IdentityConfig, *, clip: ClipSpec | None, assets: Assets) 
     return Identity(assets, config.weights, config.rules, config.every_s)
 
 
+def _flow_magnitude(config: FlowMagnitudeConfig, *, clip: ClipSpec | None, assets: Assets) -> Evaluator:
+    from ovikit_versebench.seeing.flow import FlowMagnitude
+
+    return FlowMagnitude(assets, config.weights, config.rules, config.every_s)
+
+
 COMPONENTS = (
     Component("identity", IdentityConfig, _identity, "ID: do frames stay like the reference picture, by DINOv3"),
+    Component("flow-magnitude", FlowMagnitudeConfig, _flow_magnitude, "MS: how much moves, by RAFT's optical flow"),
 )

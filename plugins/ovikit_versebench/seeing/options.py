@@ -22,3 +22,15 @@ class IdentityConfig(Config):
     of every frame."""
     every_s: PositiveFloat = 0.2
     """Seconds between the frames that rules ``fixed`` look at."""
+
+
+class FlowMagnitudeConfig(Config):
+    """Options of ``flow-magnitude``."""
+
+    weights: str = Field("raft-things.pth", min_length=1)
+    """Weights of RAFT trained on FlyingThings3D: a file in the folder of the assets, or a path."""
+    rules: Rules = "fixed"
+    """fixed: length of the flow in picture heights per second, of a pair of frames every ``every_s``; official: mean of
+    the magnitudes of its two components, in pixels of frames of 640 at most, of all pairs."""
+    every_s: PositiveFloat = 0.25
+    """Seconds between the pairs of neighbouring frames that rules ``fixed`` compare, as those of ``motion``."""
