@@ -32,6 +32,7 @@ from ovikit_versebench.binding.imagebind import ImageBind, seen_and_heard, witho
 from ovikit_versebench.binding.options import Rules
 from ovikit_versebench.listening.sounds import plain, why_unheard
 from ovikit_versebench.mel import kaldi_log_mel
+from ovikit_versebench.pieces import covering
 
 VERSION = "1"
 SOUND_HZ = 16000
@@ -170,12 +171,6 @@ def log_mel(piece: Tensor, mels: int, frames: int) -> Tensor:
     normalised."""
     found = kaldi_log_mel((piece - piece.mean())[None].double(), SOUND_HZ, mels)[:, :frames]
     return ((F.pad(found, (0, 0, 0, frames - found.shape[1])) - SOUND_MEAN) / SOUND_STD).transpose(1, 2).float()
-
-
-def covering(whole: int, length: int) -> list[int]:
-    """Where as few pieces of ``length`` begin as cover a whole, evenly; one where the whole is no longer."""
-    count = math.ceil(whole / length)
-    return [round(i * (whole - length) / (count - 1)) for i in range(count)] if count > 1 else [0]
 
 
 def beginnings(samples: int) -> list[int]:

@@ -13,9 +13,9 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from ovikit_versebench.mel import kaldi_filters
+from ovikit_versebench.vit import Block
 
 RATE_HZ = 32000
 MELS = 128
@@ -65,7 +65,7 @@ class Passt(nn.Module):
         self.new_pos_embed = nn.Parameter(torch.zeros(1, 2, width))
         self.freq_new_pos_embed = nn.Parameter(torch.zeros(1, width, size.bands, 1))
         self.time_new_pos_embed = nn.Parameter(torch.zeros(1, width, 1, size.times))
-        self.blocks = nn.Sequential(*(_Block(width, size.heads) for _ in range(size.depth)))
+        self.blocks = nn.Sequential(*(Block(width, size.heads) for _ in range(size.depth)))
         self.norm = nn.LayerNorm(width, eps=1e-6)
         self.head = nn.Sequential(nn.LayerNorm(width), nn.Linear(width, size.classes))
         self.head_dist = nn.Linear(width, size.classes)
@@ -79,27 +79,3 @@ class Passt(nn.Module):
         x = self.norm(self.blocks(x))
         embedding = x[:, :2].mean(dim=1)
         return embedding, self.head(embedding)
-
-
-class _Block(nn.Module):
-    def __init__(self, width: int, heads: int) -> None:
-        super().__init__()
-        self.norm1, self.norm2 = nn.LayerNorm(width, eps=1e-6), nn.LayerNorm(width, eps=1e-6)
-        self.attn = _Attention(width, heads)
-        self.mlp = nn.ModuleDict({"fc1": nn.Linear(width, 4 * width), "fc2": nn.Linear(4 * width, width)})
-
-    def forward(self, x: Tensor) -> Tensor:
-        x = x + self.attn(self.norm1(x))
-        return x + self.mlp["fc2"](F.gelu(self.mlp["fc1"](self.norm2(x))))
-
-
-class _Attention(nn.Module):
-    def __init__(self, width: int, heads: int) -> None:
-        super().__init__()
-        self._heads = heads
-        self.qkv, self.proj = nn.Linear(width, 3 * width), nn.Linear(width, width)
-
-    def forward(self, x: Tensor) -> Tensor:
-        query, key, value = self.qkv(x).unflatten(-1, (3, self._heads, -1)).permute(2, 0, 3, 1, 4)
-        found = F.scaled_dot_product_attention(query, key, value)
-        return self.proj(found.transpose(1, 2).flatten(2))

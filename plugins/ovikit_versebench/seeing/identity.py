@@ -16,23 +16,20 @@ from typing import Any
 import numpy as np
 import torch
 from PIL import Image
-from safetensors import SafetensorError
 from torch import Tensor
 
 from ovikit.checkpoints.assets import Assets
-from ovikit.errors import UserError, listed
+from ovikit.errors import UserError
 from ovikit.evaluation.needs import device, digest_of, need_asset
 from ovikit.evaluation.protocols import MetricSpec, PromptItem, Unscored
-from ovikit.extras import require
 from ovikit.generate.image import read_image
 from ovikit.generate.media import View
 from ovikit.types import Clip
 from ovikit_versebench.seeing.options import Rules
+from ovikit_versebench.seeing.published import PREPROCESSOR, read_published
 
 VERSION = "1"
 AT_ONCE = 8
-PREPROCESSOR = "preprocessor_config.json"
-KINDS = ("missing_keys", "unexpected_keys", "mismatched_keys")
 
 
 class Identity:
@@ -64,23 +61,7 @@ class Identity:
 
     @cached_property
     def _network(self) -> Any:
-        transformers = require("transformers", extra="ovi")
-        state = torch.get_rng_state()  # transformers draws weights before it reads them
-        try:
-            found, told = transformers.AutoModel.from_pretrained(
-                self._folder, local_files_only=True, dtype=torch.float32, output_loading_info=True
-            )
-        except (OSError, ValueError, RuntimeError, SafetensorError) as error:
-            raise UserError(f"no network can be read: {str(error).splitlines()[0]}", str(self._folder)) from error
-        finally:
-            torch.set_rng_state(state)
-        # What a file lacks is otherwise drawn at random, with a warning.
-        wrong = [
-            f"{kind.replace('_', ' ')}: {listed(sorted(map(str, told[kind])))}" for kind in KINDS if told.get(kind)
-        ]
-        if wrong:
-            raise UserError(f"these weights are not of this network; {'; '.join(wrong)}", str(self._folder))
-        return found.to(device()).eval().requires_grad_(False)
+        return read_published("AutoModel", self._folder)
 
     @cached_property
     def _form(self) -> tuple[int, Tensor, Tensor]:

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from typing import Literal
 
-from pydantic import Field, PositiveFloat
+from pydantic import Field, PositiveFloat, field_validator
 
 from ovikit.kernel.component import Config
 
 Rules = Literal["fixed", "official"]
+Mark = Literal["aesthetic", "musiq", "maniqa"]
 
 
 class IdentityConfig(Config):
@@ -34,3 +35,31 @@ class FlowMagnitudeConfig(Config):
     the magnitudes of its two components, in pixels of frames of 640 at most, of all pairs."""
     every_s: PositiveFloat = 0.25
     """Seconds between the pairs of neighbouring frames that rules ``fixed`` compare, as those of ``motion``."""
+
+
+class PictureQualityConfig(Config):
+    """Options of ``picture-quality``."""
+
+    marks: tuple[Mark, ...] = Field(("aesthetic", "musiq", "maniqa"), min_length=1)
+    """Networks that are asked; AS is of all three."""
+    aesthetic: str = Field("aesthetic_predictor_v2_5.pth", min_length=1)
+    """Weights of the aesthetic predictor v2.5: a file in the folder of the assets, or a path."""
+    siglip: str = Field("siglip-so400m-patch14-384", min_length=1)
+    """What the aesthetic predictor sees with: a folder in the layout of google/siglip-so400m-patch14-384, or
+    hf://OWNER/NAME@REVISION."""
+    musiq: str = Field("musiq_koniq_ckpt-e95806b9.pth", min_length=1)
+    """Weights of MUSIQ, trained on KonIQ-10k, as pyiqa has them."""
+    maniqa: str = Field("ckpt_koniq10k.pt", min_length=1)
+    """Weights of MANIQA, trained on KonIQ-10k."""
+    rules: Rules = "fixed"
+    """fixed: a frame every ``every_s``, for MANIQA cut into squares that cover it; official: every frame, for MANIQA 20
+    squares of each, drawn by a seed."""
+    every_s: PositiveFloat = 1.0
+    """Seconds between the frames that rules ``fixed`` look at."""
+
+    @field_validator("marks")
+    @classmethod
+    def _once(cls, marks: tuple[Mark, ...]) -> tuple[Mark, ...]:
+        if len(set(marks)) < len(marks):
+            raise ValueError("each mark is asked once")
+        return marks
