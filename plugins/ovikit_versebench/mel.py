@@ -2,7 +2,7 @@
 
 Compared with librosa 0.11 (Slaney's scale to 1e-16, HTK's to 2e-14), with torchaudio 2.11 (Kaldi's to 1.3e-5, which is
 its float32), with kaldi-native-fbank 1.23.0 (``kaldi_log_mel`` of 80 mels to 2e-4) and, in
-tests/conformance/test_mel.py, with transformers.
+tests/conformance/test_mel_filters.py, with transformers.
 
 Shape legend: b sounds, n samples, t frames, m mels.
 """

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import flow_kit
 import pytest
+import quality_kit
 from seeing_kit import item_of, pictures, write_weights
 
 from ovikit.evaluation.protocols import PromptItem
@@ -39,3 +40,20 @@ class TestFlowMagnitude(EvaluatorContract):
 class TestFlowMagnitudeOfficial(TestFlowMagnitude):
     options = {"rules": "official"}
     clip = replace(CLIP, frame_rate_hz=4.0, height_px=128, width_px=128)
+
+
+class TestPictureQuality(EvaluatorContract):
+    component = "picture-quality"
+    clip = replace(CLIP, height_px=64, width_px=80)
+
+    @pytest.fixture(autouse=True)
+    def _small_networks(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        quality_kit.use_small_networks(monkeypatch)
+
+    @classmethod
+    def files(cls, folder: Path) -> None:
+        quality_kit.write_weights(folder)
+
+
+class TestPictureQualityOfMusiqAlone(TestPictureQuality):
+    options = {"rules": "official", "marks": ["musiq"]}

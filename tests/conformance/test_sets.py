@@ -252,7 +252,7 @@ def test_verse_bench_runs_without_weights_and_says_what_is_missing(tmp_path, pro
     results = read_results(tmp_path / "results.json")
     assert results.profile == {"fixed": "fixed-v1", "official": "official@5645a09"}[profile]
     judged = {name: metric for name, metric in results.metrics.items() if not name.startswith(("wer", "cpcer", "dns"))}
-    assert {"id", "cs", "kl_passt", "ce", "lse_c", "av_a"} <= set(judged)
+    assert {"as", "id", "cs", "kl_passt", "ce", "lse_c", "av_a"} <= set(judged)
     assert ("ms" in judged) is (profile == "fixed")  # the tool never calls it
     for name, metric in judged.items():
         assert metric.value is None, name

@@ -13,6 +13,7 @@ import json
 import math
 from collections.abc import Mapping, Sequence
 from functools import cached_property
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -198,7 +199,7 @@ class AestheticHead(nn.Module):
     def __init__(self, width: int) -> None:
         super().__init__()
         widths = (width, 1024, 128, 64, 16, 1)
-        layers = [nn.Linear(before, after) for before, after in zip(widths, widths[1:], strict=False)]
+        layers = [nn.Linear(before, after) for before, after in pairwise(widths)]
         # the names count the dropout between them
         self.scoring_head = nn.ModuleDict({str(2 * i): layer for i, layer in enumerate(layers)})
 
