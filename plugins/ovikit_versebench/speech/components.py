@@ -25,7 +25,11 @@ def _recogniser(config: HearingConfig, assets: Assets) -> Recogniser:
     if config.recogniser == "whisper":
         from ovikit_versebench.speech.whisper import Whisper
 
-        return Whisper(assets, config.weights, config.language)
+        return Whisper(assets, config.weights or "whisper-large-v3", config.language)
+    if config.recogniser == "sensevoice":
+        from ovikit_versebench.speech.sensevoice import FOLDER, SenseVoice
+
+        return SenseVoice(assets, config.weights or FOLDER, config.language)
     from ovikit_versebench.speech.moonshine import Moonshine
 
     return Moonshine()

@@ -14,12 +14,14 @@ Rules = Literal["fixed", "official"]
 class HearingConfig(Config):
     """Which recogniser of speech hears."""
 
-    recogniser: Literal["moonshine-tiny", "whisper"] = "moonshine-tiny"
-    """moonshine-tiny: English, carried by a package; whisper: many languages, from a folder of the user's."""
-    weights: str = "whisper-large-v3"
-    """Folder of Whisper's, in transformers' layout. Its size and version are part of the metric's version."""
+    recogniser: Literal["moonshine-tiny", "whisper", "sensevoice"] = "moonshine-tiny"
+    """moonshine-tiny: English, carried by a package; from a folder of the user's, whisper: many languages, sensevoice:
+    Chinese, Cantonese, English, Japanese and Korean, as Verse-Bench's tool hears."""
+    weights: str | None = None
+    """Folder of Whisper's, in transformers' layout, or of SenseVoice's: whisper-large-v3 or SenseVoiceSmall by default.
+    Its hash is part of the metric's version."""
     language: Annotated[str, Field(pattern="^[a-z]{2,3}$")] | None = None
-    """What Whisper is told is spoken, as "en"; by default it decides by itself."""
+    """What Whisper or SenseVoice is told is spoken, as "en"; by default they decide by themselves."""
 
 
 class SpeechRecognitionConfig(HearingConfig):
