@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import importlib
 from dataclasses import replace
 from importlib.util import find_spec
+from pathlib import Path
 
 import pytest
 
@@ -17,6 +19,24 @@ class TestSpeechRecognition(EvaluatorContract):
     requires = ("moonshine_voice", "silero_vad", "onnxruntime")
     changed = {"rules": "official"}
     item = PromptItem("0", "Somebody says <S>Good evening.<E>")
+
+
+class TestSenseVoice(EvaluatorContract):
+    component = "speech-recognition"
+    options = {"recogniser": "sensevoice"}
+    requires = ("sentencepiece", "silero_vad", "onnxruntime")
+    changed = {"language": "en"}
+    item = PromptItem("0", "Somebody says <S>Good evening.<E>")
+
+    @pytest.fixture(autouse=True)
+    def _small_network(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        sensevoice_kit = importlib.import_module("sensevoice_kit")
+        sensevoice_kit.use_small_network(monkeypatch)
+
+    @classmethod
+    def files(cls, folder: Path) -> None:
+        sensevoice_kit = importlib.import_module("sensevoice_kit")
+        sensevoice_kit.write_weights(folder)
 
 
 @pytest.mark.skipif(find_spec("resemblyzer") is None, reason="resemblyzer, which cannot be imported without librosa")

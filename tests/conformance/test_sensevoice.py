@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
 from binding_kit import wave
 from quality_kit import waving
-from sensevoice_kit import TAGS, sentencepiece, small_sensevoice, use_small_network, write_weights
+from sensevoice_kit import SMALL, TAGS, sentencepiece, small_sensevoice, use_small_network, write_weights
 
 from ovikit.checkpoints.assets import Assets
 from ovikit.errors import UserError
+from ovikit.evaluation.protocols import PromptItem, Unscored
 from ovikit_versebench.mel import kaldi_log_mel
 from ovikit_versebench.speech.components import COMPONENTS
 from ovikit_versebench.speech.options import SpeechRecognitionConfig
+from ovikit_versebench.speech.recognition import SpeechRecognition
 from ovikit_versebench.speech.sensevoice import (
     FOLDER,
     STATISTICS,
@@ -25,8 +28,10 @@ from ovikit_versebench.speech.sensevoice import (
     collapsed,
     places,
     read_statistics,
+    readable,
     stacked,
 )
+from ovikit_versebench.speech.text import script_of, units
 
 
 @pytest.fixture
@@ -124,6 +129,58 @@ def test_tags_are_not_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, piec
     assert bool(found) is (piece not in TAGS)
 
 
+@pytest.mark.parametrize(
+    ("tagged", "text"),
+    [
+        ("<|en|><|NEUTRAL|><|Speech|><|withitn|>Ever tried.", "Ever tried."),
+        ("<|en|><|HAPPY|><|BGM|><|withitn|>Ever tried. Ever failed.", "🎼Ever tried. Ever failed.😊"),
+        ("<|zh|><|SAD|><|Speech|><|woitn|>你好", "你好😔"),
+        ("<|nospeech|><|EMO_UNKNOWN|><|Event_UNK|><|woitn|>", ""),
+        ("<|nospeech|><|Event_UNK|>", "❓"),
+        ("<|en|><|EMO_UNKNOWN|><|Laughter|><|withitn|>The.", "😀"),
+        ("<|en|><|ANGRY|><|BGM|>No.<|en|><|ANGRY|><|BGM|> Never.", "🎼No.Never.😡"),
+        ("<|en|><|HAPPY|><|SAD|><|SAD|><|BGM|><|Cough|> a <|Applause|>", "🤧👏🎼a😔"),
+        ("<|en|> Over there. <|ja|> はい ", "Over there.はい"),
+        ("", ""),
+        ("a <|unheard|> b", "a <|unheard|> b"),
+    ],
+)
+def test_tags_become_the_signs_that_funasr_makes_of_them(tagged: str, text: str) -> None:
+    """Recorded from rich_transcription_postprocess of funasr 1.4.16."""
+    assert readable(tagged) == text
+
+
+def test_signs_count_as_the_tool_counts_them_and_not_otherwise(home: Path) -> None:
+    for heard in ("🎼Good evening.😊", "❓你好😔"):
+        plain = "".join(one for one in heard if one not in "🎼😊❓😔")
+        assert units(heard, script_of(heard)) == units(plain, script_of(plain))
+    item, heard = PromptItem("0", "", {"speech": "good evening."}), {"why": None, "text": "Good evening.😊"}
+    for rules, wer in (("fixed", 0), ("official", 0.5)):
+        assert SpeechRecognition(hears(home), rules).score(heard, heard, item)["wer"] == wer
+
+
+def test_what_is_in_a_script_that_it_does_not_know_is_unscored(home: Path) -> None:
+    listener = hears(home)
+    for said in ("Good evening.", "你好，世界", "こんにちは", "コーヒー", "안녕하세요 여러분", "说 hello", "?!"):
+        assert listener.not_known(said) is None, said
+    heard = {"why": None, "text": ""}
+    for said in ("Привет, мой мир!", "ที่นี่", "नमस्ते दुनिया"):
+        found = SpeechRecognition(listener, "official").score(heard, heard, PromptItem("0", f"<S>{said}<E>"))["wer"]
+        assert isinstance(found, Unscored), said
+        assert found.asked
+        assert "zh, yue, en, ja, ko" in found.reason
+
+
+def test_weights_may_lie_as_funasrs_training_leaves_them(home: Path) -> None:
+    wanted, state = hears(home)(noise(1.0)), torch.load(home / WEIGHTS)
+    for nest in ("state_dict", "model_state_dict", "model"):
+        torch.save({nest: {f"module.{name}": one for name, one in state.items()}, "epoch": 3}, home / WEIGHTS)
+        assert hears(home)(noise(1.0)) == wanted != ""
+    torch.save({"epoch": 3}, home / WEIGHTS)
+    with pytest.raises(UserError, match="not tensors are epoch"):
+        hears(home)(noise(1.0))
+
+
 def test_what_it_hears_does_not_depend_on_what_was_heard_before(home: Path) -> None:
     listener = hears(home)
     first = listener(noise(1.0))
@@ -153,13 +210,20 @@ def test_it_serves_as_a_recogniser(home: Path) -> None:
     assert any("huggingface.co/FunAudioLLM/SenseVoiceSmall" in (need.missing or "") for need in missing.needs)
 
 
-def test_wrong_files_and_languages_are_told(home: Path) -> None:
+def test_wrong_files_and_languages_are_told(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(UserError, match="does not know the language de"):
         hears(home, "de")
     state = torch.load(home / WEIGHTS)
     torch.save({name: one for name, one in state.items() if name != "encoder.tp_norm.bias"}, home / WEIGHTS)
     with pytest.raises(UserError, match=r"tp_norm\.bias"):
         hears(home)(noise(1.0))
+    torch.save(state, home / WEIGHTS)
+    other = SenseVoiceNetwork(replace(SMALL, vocabulary=30))
+    torch.save(other.state_dict(), home / WEIGHTS)
+    with monkeypatch.context() as patch:
+        patch.setattr("ovikit_versebench.speech.sensevoice.SenseVoiceNetwork", lambda: other)
+        with pytest.raises(UserError, match="28 pieces of words, and the network 30"):
+            hears(home)(noise(1.0))
     torch.save(state, home / WEIGHTS)
     (home / WORDS).write_bytes(b"no model")
     with pytest.raises(UserError, match="no pieces of words"):

@@ -13,7 +13,7 @@ from ovikit.types import Clip
 from ovikit_versebench.speech.hearing import SOUND_HZ, Recogniser, why_unheard
 from ovikit_versebench.speech.packages import told
 from ovikit_versebench.speech.presence import need as need_voices
-from ovikit_versebench.speech.recognition import NOBODY, normaliser, not_known, speech_of
+from ovikit_versebench.speech.recognition import NOBODY, normaliser, speech_of
 from ovikit_versebench.speech.text import MOST_SPEAKERS, characters, cpcer, script_of, spoken_in
 from ovikit_versebench.speech.voices import need_encoder, turns
 
@@ -59,7 +59,7 @@ class SpeechBySpeaker:
         if isinstance(asked, str):
             return Unscored(asked, asked=False)
         whole = " ".join(text for _, text in asked)
-        if (why := not_known(self._hear, whole)) is not None:
+        if (why := self._hear.not_known(whole)) is not None:
             return Unscored(why)
         ours, theirs = by_speaker(heard), by_speaker(asked)
         if max(len(ours), len(theirs)) > MOST_SPEAKERS:

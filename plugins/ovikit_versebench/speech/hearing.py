@@ -18,15 +18,17 @@ _QUIET, _STEP = SOUND_HZ // 10, SOUND_HZ // 100
 class Recogniser(Protocol):
     """needs:   of weights and packages
     version: tells recognisers and their weights apart
-    english: whether it knows nothing but English
     """
 
     needs: tuple[Need, ...]
     version: str
-    english: bool
 
     def __call__(self, sound: Tensor) -> str:
         """What is said in (samples,) at 16 kHz; the same for the same sound, whatever was heard before."""
+        ...
+
+    def not_known(self, said: str) -> str | None:
+        """Why it cannot tell whether something is said; None: it can."""
         ...
 
 

@@ -18,6 +18,7 @@ from torch import Tensor
 from ovikit.extras import require
 from ovikit_versebench.speech.hearing import SOUND_HZ, pieces
 from ovikit_versebench.speech.packages import carried, home, quiet_session, runtime, told
+from ovikit_versebench.speech.text import script_of
 
 MOST = 24 * SOUND_HZ
 FIRST, LAST = 1, 2
@@ -25,12 +26,11 @@ FIRST, LAST = 1, 2
 TOKENS_PER_S = 6.5
 """More than people speak: where there is no speech the network repeats itself."""
 HEADS, WIDTH = 8, 36
+NOT_KNOWN = "what is to be said is not in Latin letters, and the recogniser knows English only"
 
 
 class Moonshine:
     """Texts by taking the likeliest token each time."""
-
-    english = True
 
     def __init__(self) -> None:
         self.needs = (
@@ -38,6 +38,9 @@ class Moonshine:
             runtime("onnxruntime", "MIT", "https://onnxruntime.ai"),
         )
         self.version = f"moonshine-tiny-en/{told('moonshine-voice')}"
+
+    def not_known(self, said: str) -> str | None:
+        return None if script_of(said) == "latin" else NOT_KNOWN
 
     def __call__(self, sound: Tensor) -> str:
         return " ".join(filter(None, map(_text, pieces(sound, MOST))))

@@ -29,7 +29,7 @@ class SpeechRecognitionConfig(HearingConfig):
 
     rules: Rules = "fixed"
     """fixed: capitals, punctuation and spellings of numbers do not count, and texts without spaces between words are
-    compared by character; official: words as they are written, whatever the script."""
+    compared by character; official: words as they are written but for capitals, whatever the script."""
 
 
 class SpeechBySpeakerConfig(HearingConfig):

@@ -7,7 +7,9 @@ comparison are the tool's under ``official``, its recogniser is not.
 from __future__ import annotations
 
 import math
+import string
 from collections.abc import Mapping
+from functools import partial
 from typing import Any
 
 from torch import Tensor
@@ -23,8 +25,9 @@ from ovikit_versebench.speech.presence import need as need_voices
 from ovikit_versebench.speech.presence import speech_probabilities
 from ovikit_versebench.speech.text import error_rate, script_of, spoken_in, units
 
-VERSION = "2"
+VERSION = "3"
 LEAST_SPEECH_S = 0.25
+PUNCTUATION = frozenset(string.punctuation)
 NOBODY = "nobody speaks in its prompt"
 
 
@@ -44,7 +47,9 @@ class SpeechRecognition:
             self.needs += (normaliser(),)
         self.version = f"{VERSION}/{recogniser.version}/{told('silero-vad')}"
         how = (
-            "words as they are written" if self._official else "normalised words, characters of scripts without spaces"
+            "words as they are written, but for capitals"
+            if self._official
+            else "normalised words, characters of scripts without spaces"
         )
         self.metrics = (
             MetricSpec(
@@ -68,10 +73,11 @@ class SpeechRecognition:
 
     def _errors(self, heard: str, item: PromptItem) -> float | Unscored:
         said = speech_of(item)
-        if (why := not_known(self._hear, said)) is not None:
+        if (why := self._hear.not_known(said)) is not None:
             return Unscored(why)
         script = script_of(said)
-        wanted, found = (said.split(), heard.split()) if self._official else (units(said, script), units(heard, script))
+        cut = as_written if self._official else partial(units, script=script)
+        wanted, found = cut(said), cut(heard)
         return error_rate(found, wanted) if wanted else Unscored("what is to be said has no words")
 
 
@@ -88,10 +94,9 @@ def speech_of(item: PromptItem) -> str:
     return " ".join(spoken_in(item.prompt))
 
 
-def not_known(recogniser: Recogniser, said: str) -> str | None:
-    """Why a recogniser cannot tell whether something is said; None: it can."""
-    other = recogniser.english and script_of(said) != "latin"
-    return "what is to be said is not in Latin letters, and the recogniser knows English only" if other else None
+def as_written(text: str) -> list[str]:
+    """Words between spaces, in small letters, with their punctuation; a text of nothing but ASCII's has none."""
+    return [] if set(text) <= PUNCTUATION else text.lower().split()
 
 
 def anybody_speaks(sound: Tensor) -> bool:

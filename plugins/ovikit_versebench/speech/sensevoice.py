@@ -1,7 +1,11 @@
 """SenseVoice, small (FunAudioLLM, arXiv 2407.04051): Chinese, Cantonese, English, Japanese and Korean, in one pass.
 
 Names are those of the published ``model.pt``; sizes, statistics of the spectra and the pieces of words are read from
-the folder's other files. Read for it: sense_voice/model.py, wav_frontend.py and config.yaml as funasr 1.4.16 has them.
+the folder's other files. Read for it: sense_voice/model.py, wav_frontend.py, postprocess_utils.py and config.yaml as
+funasr 1.4.16 has them, and wer/sensevoice_inferencer.py of Verse-Bench's tool.
+
+The tool cuts silence off both ends by a network of its own (FSMN-VAD) and joins what is left to at most 15 s; here
+sounds of at most 15 s are heard at once, as they are.
 
 Shape legend: n samples, t frames of 60 ms, i inputs of a frame, w width, v vocabulary.
 """
@@ -10,7 +14,8 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Sequence
+import unicodedata
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -21,24 +26,29 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ovikit.checkpoints.assets import Assets
+from ovikit.checkpoints.state import read_header
 from ovikit.errors import UserError
 from ovikit.evaluation.needs import device, digest_of, need_asset, need_package, network
 from ovikit.extras import require
 from ovikit_versebench.mel import kaldi_log_mel
 from ovikit_versebench.speech.hearing import SOUND_HZ, pieces
+from ovikit_versebench.speech.text import letters_of
 
 FOLDER = "SenseVoiceSmall"
 WEIGHTS, STATISTICS, WORDS = "model.pt", "am.mvn", "chn_jpn_yue_eng_ko_spectok.bpe.model"
 MELS = 80
 STACKED, STEP = 7, 6
 """Frames of 10 ms that are one input, and from one input to the next."""
-MOST = 30 * SOUND_HZ
+MOST = 15 * SOUND_HZ
 LANGUAGES = {"zh": 3, "en": 4, "yue": 7, "ja": 11, "ko": 12}
 BY_ITSELF, EVENT, MOOD, WRITTEN = 0, 1, 2, 14
 """What else is put in front of the sound: find the language, the event and the mood, and write with punctuation."""
 FRONT = 16
 BLANK = 0
-_TAG = re.compile(r"<\|[^|]*\|>")
+NESTS = ("state_dict", "model_state_dict", "model")
+"""Under one of these funasr's training writes weights; the published file may have them at the top."""
+SCRIPTS = ("LATIN", "CJK", "IDEOGRAPHIC", "HIRAGANA", "KATAKANA", "HANGUL")
+NOT_KNOWN = "what is to be said is in a script that the recogniser does not know (it knows zh, yue, en, ja, ko)"
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,8 +138,6 @@ class SenseVoice:
     language: zh, en, yue, ja or ko; None: it is found
     """
 
-    english = False
-
     def __init__(self, assets: Assets, weights: str, language: str | None) -> None:
         if language is not None and language not in LANGUAGES:
             raise UserError(
@@ -147,13 +155,19 @@ class SenseVoice:
         )  # fmt: skip
         self.version = f"sensevoice/{language or 'auto'}/{digest_of(assets, folder)}"
 
+    def not_known(self, said: str) -> str | None:
+        letters = letters_of(said)
+        known = sum(unicodedata.name(one, "").startswith(SCRIPTS) for one in letters)
+        return None if 2 * known >= len(letters) else NOT_KNOWN
+
     @cached_property
     def _folder(self) -> Path:
         return self._assets.path(self._weights)
 
     @cached_property
     def _network(self) -> SenseVoiceNetwork:
-        return network(SenseVoiceNetwork, self._folder / WEIGHTS)
+        path = self._folder / WEIGHTS
+        return network(SenseVoiceNetwork, path, within=nest_of(path), named=_bare)
 
     @cached_property
     def _statistics(self) -> tuple[Tensor, Tensor]:
@@ -164,9 +178,12 @@ class SenseVoice:
         path = self._folder / WORDS
         sentencepiece = require("sentencepiece", extra="eval")
         try:
-            return sentencepiece.SentencePieceProcessor(model_file=str(path))
+            words = sentencepiece.SentencePieceProcessor(model_file=str(path))
         except (OSError, RuntimeError) as error:
             raise UserError("there are no pieces of words that sentencepiece reads", str(path)) from error
+        if (count := words.get_piece_size()) != (wanted := len(self._network.ctc["ctc_lo"].bias)):
+            raise UserError(f"it has {count} pieces of words, and the network {wanted}", str(path))
+        return words
 
     def __call__(self, sound: Tensor) -> str:
         return " ".join(filter(None, map(self._text, pieces(sound, MOST))))
@@ -179,7 +196,7 @@ class SenseVoice:
             return ""
         inputs = (stacked(spectrum) + shift) * scale
         likeliest = self._network(inputs.to(device()), self._language).argmax(dim=-1)
-        return _TAG.sub("", self._words.decode(collapsed(likeliest.tolist()))).strip()
+        return readable(self._words.decode(collapsed(likeliest.tolist())))
 
 
 def places(count: int, width: int) -> Tensor:
@@ -221,3 +238,60 @@ def read_statistics(path: Path) -> tuple[Tensor, Tensor]:
             raise UserError(f"it has no {STACKED * MELS} numbers of <{name}>", str(path))
         found.append(torch.tensor(numbers))
     return found[0], found[1]
+
+
+def nest_of(path: Path) -> str | None:
+    """Under which key a file has its weights; None: under none. UserError of the file where it has none at all."""
+    told: UserError | None = None
+    for key in (None, *NESTS):
+        try:
+            read_header(path, key)
+        except UserError as error:
+            told = told or error
+        else:
+            return key
+    assert told is not None
+    raise told
+
+
+def _bare(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Without what training on several devices puts before each name."""
+    return {name.removeprefix("module."): one for name, one in state.items()}
+
+
+FEELINGS = {"HAPPY": "😊", "SAD": "😔", "ANGRY": "😡", "FEARFUL": "😰", "DISGUSTED": "🤢", "SURPRISED": "😮"}
+EVENTS = {"BGM": "🎼", "Applause": "👏", "Laughter": "😀", "Cry": "😭", "Sneeze": "🤧", "Cough": "🤧"}
+UNSEEN = (
+    "NEUTRAL", "EMO_UNKNOWN", "Speech", "Breath", "Sing", "Speech_Noise", "GBG", "Event_UNK", "withitn", "woitn"
+)  # fmt: skip
+_TAG = re.compile(rf"<\|({'|'.join((*FEELINGS, *EVENTS, *UNSEEN))})\|>")
+_LANGUAGE = re.compile(r"<\|(?:zh|en|yue|ja|ko|nospeech)\|>")
+_SIGN = f"[{''.join((*FEELINGS.values(), *EVENTS.values()))}]"
+_SPACED = re.compile(rf" ?({_SIGN}) ?")
+NOTHING, NOTHING_SIGN = "<|nospeech|><|Event_UNK|>", "❓"
+
+
+def readable(tagged: str) -> str:
+    """A text without tags, as funasr makes it of one piece: a sign for what is heard beside speech before it, one for
+    the speaker's feeling behind it, each once in a row; and without the sentence "The.", which is heard in noise."""
+    first, *others = map(_signed, _LANGUAGE.split(tagged.replace(NOTHING, NOTHING_SIGN)))
+    text, event = " " + first, ""
+    for part in filter(None, others):
+        rest = part[1:] if part[0] == event else part
+        if not rest:
+            continue
+        event = rest[0] if rest[0] in EVENTS.values() else ""
+        repeated = rest[-1] in FEELINGS.values() and rest[-1] == text[-1]
+        text = (text[:-1] if repeated else text) + rest.strip()
+    return text.replace("The.", " ").strip()
+
+
+def _signed(text: str) -> str:
+    """A text in one language, with signs in place of tags."""
+    tags = _TAG.findall(text)
+    said = _TAG.sub("", text)
+    for name in EVENTS:
+        if name in tags:
+            said = EVENTS[name] + said
+    feeling = max(("NEUTRAL", *FEELINGS), key=tags.count)  # the first one of several
+    return _SPACED.sub(r"\1", said + FEELINGS.get(feeling, "")).strip()

@@ -32,9 +32,14 @@ def spoken_in(prompt: str) -> list[str]:
     return [part.strip() for part in _SPOKEN.findall(prompt) if part.strip()]
 
 
+def letters_of(text: str) -> list[str]:
+    """Those of a text, in one form each."""
+    return [one for one in unicodedata.normalize("NFKC", text) if unicodedata.category(one)[0] == "L"]
+
+
 def script_of(text: str) -> Script:
     """The script of most of a text's letters; latin where there are none."""
-    letters = [one for one in unicodedata.normalize("NFKC", text) if unicodedata.category(one)[0] == "L"]
+    letters = letters_of(text)
     if 2 * sum(bool(_JOINED.match(one)) for one in letters) > len(letters):
         return "joined"
     latin = sum(unicodedata.name(one, "").startswith("LATIN") for one in letters)

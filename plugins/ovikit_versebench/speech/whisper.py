@@ -27,14 +27,15 @@ class Whisper:
     language: two letters; None: what the network takes each piece for
     """
 
-    english = False
-
     def __init__(self, assets: Assets, weights: str, language: str | None) -> None:
         where = f"https://huggingface.co/openai/{weights.removeprefix('hf://').partition('/')[2] or weights}"
         weight_need = need_asset(assets, weights, "Apache-2.0", where)
         self.needs = (weight_need, normaliser())
         self._assets, self._weights, self._language = assets, weights, language
         self.version = f"whisper/{digest_of(assets, weight_need)}/{language or 'any'}"
+
+    def not_known(self, said: str) -> str | None:
+        return None
 
     def __call__(self, sound: Tensor) -> str:
         return " ".join(filter(None, (self._text(piece) for piece in pieces(sound, self._form.n_samples))))
