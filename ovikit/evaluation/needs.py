@@ -68,6 +68,11 @@ def network(
     return built.to(device()).eval().requires_grad_(False)
 
 
+def unwrapped(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Without the ``module.`` that training on several devices puts before each name."""
+    return {name.removeprefix("module."): value for name, value in state.items()}
+
+
 def device() -> torch.device:
     """Where networks of evaluators run: what OVIKIT_EVAL_DEVICE names, else a GPU where there is one."""
     return torch.device(os.environ.get(DEVICE) or ("cuda" if torch.cuda.is_available() else "cpu"))

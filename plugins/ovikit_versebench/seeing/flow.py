@@ -16,7 +16,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from ovikit.checkpoints.assets import Assets
-from ovikit.evaluation.needs import device, digest_of, need_asset, network
+from ovikit.evaluation.needs import device, digest_of, need_asset, network, unwrapped
 from ovikit.evaluation.protocols import MetricSpec, PromptItem, Unscored
 from ovikit.generate.media import View
 from ovikit.types import Clip
@@ -63,10 +63,7 @@ class FlowMagnitude:
 
     @cached_property
     def _network(self) -> Raft:
-        def named(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-            return {name.removeprefix("module."): one for name, one in state.items()}
-
-        return network(Raft, self._assets.path(self._weights), named=named)
+        return network(Raft, self._assets.path(self._weights), named=unwrapped)
 
     def features(self, clip: Clip) -> dict[str, Any]:
         if clip.video is None or len(clip.video) < 2:

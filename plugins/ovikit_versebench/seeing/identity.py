@@ -7,29 +7,25 @@ of weights, in the layout that transformers reads.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
 
 from ovikit.checkpoints.assets import Assets
-from ovikit.errors import UserError
-from ovikit.evaluation.needs import device, digest_of, need_asset
+from ovikit.evaluation.needs import digest_of, need_asset
 from ovikit.evaluation.protocols import MetricSpec, PromptItem, Unscored
 from ovikit.generate.image import read_image
 from ovikit.generate.media import View
 from ovikit.types import Clip
 from ovikit_versebench.seeing.options import Rules
-from ovikit_versebench.seeing.published import PREPROCESSOR, read_published
+from ovikit_versebench.seeing.published import Form, read_form, read_published
 
 VERSION = "1"
-AT_ONCE = 8
 
 
 class Identity:
@@ -64,32 +60,17 @@ class Identity:
         return read_published("AutoModel", self._folder)
 
     @cached_property
-    def _form(self) -> tuple[int, Tensor, Tensor]:
-        """The side of pictures, and mean and deviation of their colours, in [0, 1]."""
-        path = self._folder / PREPROCESSOR
-        try:
-            told = json.loads(path.read_text(encoding="utf-8"))
-            side = told["size"]["height"]
-            return int(side), torch.tensor(told["image_mean"]), torch.tensor(told["image_std"])
-        except FileNotFoundError:
-            raise UserError(f"there is no {PREPROCESSOR} among these weights", str(self._folder)) from None
-        except (json.JSONDecodeError, KeyError, TypeError, ValueError) as error:
-            raise UserError("it does not say size, image_mean and image_std", str(path)) from error
+    def _form(self) -> Form:
+        return read_form(self._folder)
 
     @torch.inference_mode()
-    def _see(self, pictures: list[np.ndarray]) -> Tensor:
-        """(n, width) of unit length, of pictures uint8 (height, width, 3)."""
-        side, mean, std = self._form
+    def _see(self, pictures: Tensor) -> Tensor:
+        """(n, width) of unit length, of pictures uint8 (n, height, width, 3)."""
         index = 0 if self._rules == "fixed" else -2
-        found: list[Tensor] = []
-        for start in range(0, len(pictures), AT_ONCE):
-            small = [
-                np.asarray(Image.fromarray(one).resize((side, side), Image.Resampling.BILINEAR))
-                for one in pictures[start : start + AT_ONCE]
-            ]
-            pixels = (torch.from_numpy(np.stack(small)).float() / 255 - mean) / std
-            hidden = self._network(pixel_values=pixels.permute(0, 3, 1, 2).to(device())).last_hidden_state
-            found.append(torch.nn.functional.normalize(hidden[:, index], dim=-1).cpu())
+        found = [
+            torch.nn.functional.normalize(self._network(pixel_values=pixels).last_hidden_state[:, index], dim=-1).cpu()
+            for pixels in self._form.batches(pictures, Image.Resampling.BILINEAR)
+        ]
         return torch.cat(found)
 
     def leaves_out(self, item: PromptItem) -> str | None:
@@ -100,7 +81,7 @@ class Identity:
         if clip.video is None or len(clip.video) == 0:
             return {"why": "no picture"}
         step = max(1, round(self._every_s * clip.frame_rate_hz)) if self._rules == "fixed" else 1
-        mean = self._see(list(clip.video[::step].numpy())).mean(dim=0)
+        mean = self._see(clip.video[::step]).mean(dim=0)
         return {"why": None, "direction": [round(float(x), 7) for x in mean]}
 
     def score(
@@ -111,6 +92,6 @@ class Identity:
         if item.image is None:
             return {"id": Unscored("it has no reference picture")}
         if item.image not in self._pictures:
-            self._pictures[item.image] = self._see([read_image(item.image).pixels.numpy()])[0]
+            self._pictures[item.image] = self._see(read_image(item.image).pixels[None])[0]
         cosine = float(torch.tensor(video["direction"]) @ self._pictures[item.image])
         return {"id": max(-1.0, min(1.0, cosine))}

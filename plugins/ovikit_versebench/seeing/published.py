@@ -1,12 +1,18 @@
-"""Networks in the folders that transformers writes, strictly."""
+"""Networks in the folders that transformers writes, strictly, and pictures in the form that they were trained on."""
 
 from __future__ import annotations
 
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
+from PIL import Image
 from safetensors import SafetensorError
+from torch import Tensor
 
 from ovikit.errors import UserError, listed
 from ovikit.evaluation.needs import device
@@ -14,6 +20,35 @@ from ovikit.extras import require
 
 PREPROCESSOR = "preprocessor_config.json"
 KINDS = ("missing_keys", "unexpected_keys", "mismatched_keys")
+AT_ONCE = 8
+
+
+@dataclass(frozen=True, slots=True)
+class Form:
+    """What a network's pictures are brought to: pixels of a side, and mean and deviation of colours in [0, 1]."""
+
+    side: int
+    mean: Tensor
+    std: Tensor
+
+    def batches(self, frames: Tensor, filter: Image.Resampling) -> Iterator[Tensor]:
+        """(at most 8, 3, side, side) on the device of evaluators, of frames uint8 (f, y, x, 3)."""
+        for part in frames.split(AT_ONCE):
+            small = [np.asarray(Image.fromarray(one).resize((self.side, self.side), filter)) for one in part.numpy()]
+            pixels = (torch.from_numpy(np.stack(small)).float() / 255 - self.mean) / self.std
+            yield pixels.permute(0, 3, 1, 2).to(device())
+
+
+def read_form(folder: Path) -> Form:
+    """UserError naming the folder, or the file in it, where it does not say."""
+    path = folder / PREPROCESSOR
+    try:
+        told = json.loads(path.read_text(encoding="utf-8"))
+        return Form(int(told["size"]["height"]), torch.tensor(told["image_mean"]), torch.tensor(told["image_std"]))
+    except FileNotFoundError:
+        raise UserError(f"there is no {PREPROCESSOR} among these weights", str(folder)) from None
+    except (json.JSONDecodeError, KeyError, TypeError, ValueError) as error:
+        raise UserError("it does not say size, image_mean and image_std", str(path)) from error
 
 
 def read_published(kind: str, folder: Path, of_no_use: tuple[str, ...] = ()) -> Any:

@@ -9,12 +9,10 @@ Shape legend: f frames, y and x pixels, w width of SigLIP's embedding.
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Mapping, Sequence
 from functools import cached_property
 from itertools import pairwise
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -23,7 +21,6 @@ from PIL import Image
 from torch import Tensor, nn
 
 from ovikit.checkpoints.assets import Assets
-from ovikit.errors import UserError
 from ovikit.evaluation.needs import device, digest_of, need_asset, network
 from ovikit.evaluation.protocols import MetricSpec, Need, PromptItem, Unscored
 from ovikit.generate.media import View
@@ -32,12 +29,11 @@ from ovikit_versebench.pieces import covering
 from ovikit_versebench.seeing.maniqa import Maniqa
 from ovikit_versebench.seeing.musiq import Musiq
 from ovikit_versebench.seeing.options import Mark, PictureQualityConfig
-from ovikit_versebench.seeing.published import PREPROCESSOR, read_published
+from ovikit_versebench.seeing.published import AT_ONCE, Form, read_form, read_published
 
 VERSION = "1"
 SQUARES = 20
 """That MANIQA's own script draws of a picture."""
-AT_ONCE = 8
 NAMES: Mapping[Mark, str] = {"aesthetic": "aesthetic_v25", "musiq": "musiq", "maniqa": "maniqa"}
 WORTH: Mapping[Mark, float] = {"aesthetic": 10.0, "musiq": 100.0, "maniqa": 1.0}
 """What each mark is divided by in AS."""
@@ -110,16 +106,8 @@ class PictureQuality:
         return network(lambda: AestheticHead(width), self._assets.path(self._config.aesthetic))
 
     @cached_property
-    def _form(self) -> tuple[int, Tensor, Tensor]:
-        """Side of SigLIP's pictures, mean and deviation of their colours."""
-        path = Path(self._assets.path(self._config.siglip)) / PREPROCESSOR
-        try:
-            told = json.loads(path.read_text(encoding="utf-8"))
-            return int(told["size"]["height"]), torch.tensor(told["image_mean"]), torch.tensor(told["image_std"])
-        except FileNotFoundError:
-            raise UserError(f"there is no {PREPROCESSOR} among these weights", str(path.parent)) from None
-        except (json.JSONDecodeError, KeyError, TypeError, ValueError) as error:
-            raise UserError("it does not say size, image_mean and image_std", str(path)) from error
+    def _form(self) -> Form:
+        return read_form(self._assets.path(self._config.siglip))
 
     def features(self, clip: Clip) -> dict[str, Any]:
         if why := self._why_unseen(clip):
@@ -155,14 +143,9 @@ class PictureQuality:
     @torch.inference_mode()
     def _beauty(self, frames: Tensor) -> Tensor:
         """(f,) marks of the aesthetic predictor."""
-        side, mean, std = self._form
         found: list[Tensor] = []
-        for part in frames.split(AT_ONCE):
-            small = [
-                np.asarray(Image.fromarray(one).resize((side, side), Image.Resampling.BICUBIC)) for one in part.numpy()
-            ]
-            pixels = (torch.from_numpy(np.stack(small)).float() / 255 - mean) / std
-            embedded = self._siglip(pixel_values=pixels.permute(0, 3, 1, 2).to(device())).pooler_output
+        for pixels in self._form.batches(frames, Image.Resampling.BICUBIC):
+            embedded = self._siglip(pixel_values=pixels).pooler_output
             found.append(self._head(embedded / embedded.norm(dim=-1, keepdim=True))[:, 0].cpu())
         return torch.cat(found)
 

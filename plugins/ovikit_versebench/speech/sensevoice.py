@@ -15,7 +15,7 @@ from __future__ import annotations
 import math
 import re
 import unicodedata
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -28,7 +28,7 @@ from torch.nn import functional as F
 from ovikit.checkpoints.assets import Assets
 from ovikit.checkpoints.state import read_header
 from ovikit.errors import UserError
-from ovikit.evaluation.needs import device, digest_of, need_asset, need_package, network
+from ovikit.evaluation.needs import device, digest_of, need_asset, need_package, network, unwrapped
 from ovikit.extras import require
 from ovikit_versebench.mel import kaldi_log_mel
 from ovikit_versebench.speech.hearing import SOUND_HZ, pieces
@@ -167,7 +167,7 @@ class SenseVoice:
     @cached_property
     def _network(self) -> SenseVoiceNetwork:
         path = self._folder / WEIGHTS
-        return network(SenseVoiceNetwork, path, within=nest_of(path), named=_bare)
+        return network(SenseVoiceNetwork, path, within=nest_of(path), named=unwrapped)
 
     @cached_property
     def _statistics(self) -> tuple[Tensor, Tensor]:
@@ -252,11 +252,6 @@ def nest_of(path: Path) -> str | None:
             return key
     assert told is not None
     raise told
-
-
-def _bare(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Without what training on several devices puts before each name."""
-    return {name.removeprefix("module."): one for name, one in state.items()}
 
 
 FEELINGS = {"HAPPY": "😊", "SAD": "😔", "ANGRY": "😡", "FEARFUL": "😰", "DISGUSTED": "🤢", "SURPRISED": "😮"}
